@@ -1,0 +1,248 @@
+"""The contracts between a transformer, the order it is run in and the loop that runs it.
+
+A *sequence* is the prefix (class, text) followed by one position per token that is fed back. A
+*step* is one pass of the model: the positions it embeds, the cache rows it writes, what it may
+see, and the slots it predicts. Unknown tokens have id -1 everywhere.
+"""
+
+import dataclasses
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from arimage.pretrained import ArimageConfig, ArimageModel
+from arimage.shapes import Bool, Float, Int
+
+UNKNOWN = -1
+PREFIX, CONTENT = 0, 1
+
+
+@dataclass(frozen=True)
+class Descriptors:
+    """What a context rule may know of sequence positions; one entry per position.
+
+    kind: PREFIX or CONTENT; group: which step reads it first (the prefix is group 0); rank: its
+    place inside the group; row, column: its place in the token map.
+    """
+
+    kind: Int[Tensor, " n"]
+    group: Int[Tensor, " n"]
+    rank: Int[Tensor, " n"]
+    row: Int[Tensor, " n"]
+    column: Int[Tensor, " n"]
+
+    def part(self, start: int, stop: int) -> "Descriptors":
+        """Positions start..stop-1."""
+        fields = (f.name for f in dataclasses.fields(self))
+        return Descriptors(**{name: getattr(self, name)[start:stop] for name in fields})
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass of the model over positions start..stop-1.
+
+    Attributes:
+        index, num_steps: which step of how many.
+        scale: token map of the predicted slots.
+        slots: (n,) slots predicted; their logits come from the last n positions.
+        positions: (m,) sequence positions embedded.
+        start, stop: the same as a range; position 0 to prefix_length-1 come from the context.
+        cached: whether keys and values are written to rows start..stop-1 of the cache.
+        mask: (m, visible) True where a position may see another; None where it may see all.
+    """
+
+    index: int
+    num_steps: int
+    scale: int
+    slots: Tensor
+    positions: Tensor
+    start: int
+    stop: int
+    cached: bool
+    mask: Tensor | None
+
+    @property
+    def predicts(self) -> int:
+        """How many of the last positions give logits."""
+        return len(self.slots)
+
+
+@dataclass(frozen=True)
+class Known:
+    """Tokens that are given: ids (b, num_slots), mask (b, num_slots) True where given."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a generation stands.
+
+    ids (b, num_slots), UNKNOWN where not chosen; canvas (b, c, h, w), what the chosen tokens add
+    up to; step, passes done; known, tokens that were given.
+    """
+
+    ids: Tensor
+    canvas: Tensor
+    step: int
+    known: Known | None = None
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a sampler chose: ids (b, n) and their log-probabilities after truncation (b, n)."""
+
+    ids: Tensor
+    log_probs: Tensor
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Teacher forcing: the model's inputs, targets (b, n), and which targets count (b, n)."""
+
+    inputs: Tensor
+    targets: Tensor
+    counts: Tensor
+
+
+class Noise(Protocol):
+    """Random draws of a batch of images. A step draws a fixed amount whatever the data say."""
+
+    batch: int
+
+    def choose(self, probabilities: Float[Tensor, "b n v"]) -> Int[Tensor, "b n"]:
+        """One exact draw from each row of probabilities."""
+        ...
+
+    def gumbel(self, count: int) -> Float[Tensor, "b n"]:
+        """``count`` standard Gumbel numbers per image."""
+        ...
+
+
+class Cache(Protocol):
+    """What attention remembers of earlier steps."""
+
+    def update(
+        self, layer: int, step: Step, keys: Float[Tensor, "r h m d"], values: Float[Tensor, "r h m d"]
+    ) -> tuple[Tensor, Tensor]:
+        """Writes rows start..stop-1 and returns all rows up to stop: (r, h, stop, d) each."""
+        ...
+
+    def rows(self, count: int) -> "Cache":
+        """The same memory for the first ``count`` rows of the batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """What a model needs of a key-value cache."""
+
+    layers: int
+    heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that depends on the condition alone, made once per call; every tensor has rows first.
+
+    prefix: (r, prefix_length, width) embeddings of the first positions.
+    """
+
+    prefix: Tensor
+
+    def rows(self, count: int) -> Self:
+        """The first ``count`` rows."""
+        fields = (f.name for f in dataclasses.fields(self))
+        return type(self)(**{name: getattr(self, name)[:count] for name in fields})
+
+
+class BackboneConfig(ArimageConfig):
+    """Fields that every transformer has; ``null_class`` is row ``num_classes``."""
+
+    model_type = "arimage_backbone"
+
+    order: str = "raster"
+    vocab_size: int = 256
+    num_classes: int = 10
+    depth: int = 4
+    width: int = 128
+    num_heads: int = 4
+    dropout: float = 0.0
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.num_heads
+
+    @property
+    def null_class(self) -> int:
+        """The row of the unconditional class."""
+        return self.num_classes
+
+    def validate_heads(self) -> None:
+        """The width is a multiple of the heads."""
+        if self.width % self.num_heads:
+            raise ValueError(
+                f"width {self.width} is not a multiple of num_heads {self.num_heads}; "
+                "change one of them"
+            )
+
+
+class Backbone(ArimageModel):
+    """Base of all transformers that predict image tokens.
+
+    Invariant, tested for every registered model: the full forward under the order's decoding rule
+    equals the incremental cached decode.
+    """
+
+    main_input_name = "inputs"
+    prefix_length: ClassVar[int] = 1
+    config: BackboneConfig
+
+    @property
+    @abstractmethod
+    def num_slots(self) -> int:
+        """Tokens per image that the model was built for."""
+
+    @property
+    def cache_shape(self) -> CacheShape:
+        """Layers, heads and head_dim of the key-value cache."""
+        return CacheShape(self.config.depth, self.config.num_heads, self.config.head_dim)
+
+    @abstractmethod
+    def prepare(self, class_labels: Int[Tensor, " r"]) -> Context:
+        """Everything that depends on the class alone (null rows: ``config.null_class``)."""
+
+    @abstractmethod
+    def forward(
+        self, inputs: Tensor | None, context: Context, step: Step, cache: Cache | None = None
+    ) -> Float[Tensor, "r n width"]:
+        """One step. ``inputs`` is what the order feeds (None when only the prefix is embedded).
+
+        Returns the normalised hidden states of the last ``step.predicts`` positions.
+        """
+
+    @abstractmethod
+    def head(self, hidden: Float[Tensor, "r n width"]) -> Float[Tensor, "r n vocab"]:
+        """Hidden states to logits; affine, so that guidance may be mixed before it."""
+
+
+def may_see(mask: Bool[Tensor, "m n"]) -> Tensor | None:
+    """The mask, or None where everything is visible (attention is faster without one)."""
+    return None if bool(mask.all()) else mask
+
+
+def drop_labels(
+    class_labels: Int[Tensor, " b"], rate: float, null_class: int, generator: torch.Generator
+) -> Int[Tensor, " b"]:
+    """Replaces labels by the null class with probability ``rate`` (guidance, arXiv 2207.12598)."""
+    dropped = torch.rand(len(class_labels), generator=generator) < rate
+    return torch.where(dropped.to(class_labels.device), null_class, class_labels)

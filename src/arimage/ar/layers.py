@@ -1,0 +1,108 @@
+"""Layers shared by the transformers: attention, norms, rotary positions, feed-forward."""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arimage.ar.base import Cache, Step
+from arimage.shapes import Float
+
+
+def attend(
+    q: Float[Tensor, "r h m d"],
+    k: Float[Tensor, "r h m d"],
+    v: Float[Tensor, "r h m d"],
+    step: Step,
+    cache: Cache | None,
+    layer: int,
+    scale: float | None = None,
+) -> Float[Tensor, "r m width"]:
+    """Attention of a step over itself and, with a cache, all rows written before it."""
+    if cache is not None and step.cached:
+        k, v = cache.update(layer, step, k, v)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=step.mask, scale=scale)
+    return out.transpose(1, 2).flatten(2)
+
+
+def split_heads(x: Float[Tensor, "r m width"], heads: int) -> Float[Tensor, "r h m d"]:
+    """(r, m, heads * d) -> (r, heads, m, d)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, in float32, rounded to x's dtype before the weight (Llama's order)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Float[Tensor, "r m width"]) -> Float[Tensor, "r m width"]:
+        """Same shape out."""
+        rms = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)
+        return (x.float() * rms).to(x.dtype) * self.weight
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate x) * up x), without biases (arXiv 2002.05202)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Float[Tensor, "r m width"]) -> Float[Tensor, "r m width"]:
+        """Same shape out."""
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class MLP(nn.Module):
+    """Linear, tanh-GELU, linear, with biases."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "r m width"]) -> Float[Tensor, "r m width"]:
+        """Same shape out."""
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+@lru_cache(maxsize=16)
+def rotary_2d(
+    grid: tuple[int, int], prefix: int, head_dim: int, base: float, device: torch.device
+) -> Float[Tensor, "n half 2"]:
+    """(prefix + h*w, head_dim/2, [cos, sin]) in float32: half the pairs turn with the row, half
+    with the column. Prefix rows are zero, cos included, so their queries and keys vanish
+    (FoundationVision/LlamaGen@ce98ec4 autoregressive/models/gpt.py).
+    """
+    with torch.inference_mode(False):  # a table made while sampling may serve training later
+        return _rotary_2d(grid, prefix, head_dim, base, device)
+
+
+def _rotary_2d(
+    grid: tuple[int, int], prefix: int, head_dim: int, base: float, device: torch.device
+) -> Float[Tensor, "n half 2"]:
+    half = head_dim // 2
+    rates = base ** -(torch.arange(0, half, 2, dtype=torch.float32, device=device) / half)
+    rows = torch.arange(grid[0], dtype=torch.float32, device=device)[:, None] * rates
+    columns = torch.arange(grid[1], dtype=torch.float32, device=device)[:, None] * rates
+    angles = torch.cat(
+        [rows[:, None].expand(-1, grid[1], -1), columns[None].expand(grid[0], -1, -1)], dim=-1
+    ).flatten(0, 1)
+    table = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    return torch.cat([table.new_zeros(prefix, *table.shape[1:]), table])
+
+
+def rotate(
+    x: Float[Tensor, "r h m d"], table: Float[Tensor, "m half 2"]
+) -> Float[Tensor, "r h m d"]:
+    """Turns adjacent pairs (2i, 2i+1) of the last axis, in float32."""
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = table.unbind(-1)
+    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
+    return turned.flatten(-2).to(x.dtype)

@@ -1,0 +1,125 @@
+"""A Llama-type transformer over image tokens: RMSNorm, SwiGLU, 2-D rotary positions.
+
+Behaviour of FoundationVision/LlamaGen@ce98ec4 autoregressive/models/gpt.py (arXiv 2406.06525) in
+raster order. With ``order="masked"`` the same blocks are bidirectional and the vocabulary has one
+more row, the mask token (arXiv 2202.04200).
+"""
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+
+from arimage.ar.base import UNKNOWN, Backbone, BackboneConfig, Cache, Context, Step
+from arimage.ar.layers import RMSNorm, SwiGLU, attend, rotary_2d, rotate, split_heads
+from arimage.shapes import Float, Int
+
+ROTARY_BASE = 10000.0  # FoundationVision/LlamaGen@ce98ec4 autoregressive/models/gpt.py, ModelArgs
+INIT_STD = 0.02  # the same class
+
+
+@strict
+class LlamaConfig(BackboneConfig):
+    """Sizes of a Llama-type transformer; grid: (height, width) of the token map."""
+
+    model_type = "arimage_llama"
+
+    order: str = "raster"
+    grid: list[int] | tuple[int, ...] = (4, 4)
+    mlp_hidden: int = 384
+    norm_eps: float = 1e-5
+
+    def validate_grid(self) -> None:
+        """Two positive sides; rotary pairs need a head_dim that is a multiple of 4."""
+        if len(self.grid) != 2 or min(self.grid) < 1:
+            raise ValueError(f"got grid {list(self.grid)}; expected [height, width]")
+        if self.head_dim % 4:
+            raise ValueError(
+                f"got width {self.width} and num_heads {self.num_heads}, head_dim {self.head_dim}; "
+                "2-D rotary positions need a multiple of 4"
+            )
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); no biases."""
+
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
+        super().__init__()
+        width = config.width
+        self.layer, self.heads = layer, config.num_heads
+        self.attention_norm = RMSNorm(width, config.norm_eps)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.project = nn.Linear(width, width, bias=False)
+        self.mlp_norm = RMSNorm(width, config.norm_eps)
+        self.mlp = SwiGLU(width, config.mlp_hidden)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "r m width"],
+        table: Float[Tensor, "m half 2"],
+        step: Step,
+        cache: Cache | None,
+    ) -> Float[Tensor, "r m width"]:
+        """``table``: rotary cos and sin of the step's positions."""
+        q, k, v = self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
+        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
+        attended = attend(rotate(q, table), rotate(k, table), v, step, cache, self.layer)
+        x = x + self.dropout(self.project(attended))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class LlamaModel(Backbone):
+    """Predicts the next token (raster) or all unknown tokens (masked)."""
+
+    config_class = LlamaConfig
+    config: LlamaConfig
+    _no_split_modules = ["Block"]
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        mask_row = int(config.order == "masked")
+        self.class_embedding = nn.Embedding(config.num_classes + 1, config.width)
+        self.token_embedding = nn.Embedding(config.vocab_size + mask_row, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.output = nn.Linear(config.width, config.vocab_size, bias=False)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=INIT_STD)
+        nn.init.zeros_(self.output.weight)
+        self.post_init()
+
+    @property
+    def num_slots(self) -> int:
+        """Cells of the grid."""
+        return self.config.grid[0] * self.config.grid[1]
+
+    def prepare(self, class_labels: Int[Tensor, " r"]) -> Context:
+        """The class token."""
+        return Context(self.class_embedding(class_labels).unsqueeze(1))
+
+    def forward(
+        self, inputs: Tensor | None, context: Context, step: Step, cache: Cache | None = None
+    ) -> Float[Tensor, "r n width"]:
+        """``inputs`` (r, m): token ids, UNKNOWN for the mask token."""
+        parts = [] if step.start else [context.prefix]
+        if inputs is not None:
+            ids = inputs.masked_fill(inputs == UNKNOWN, self.config.vocab_size)
+            parts.append(self.token_embedding(ids))
+        x = self.dropout(torch.cat(parts, dim=1))  # (r, m, width)
+        table = self.rotary_table(step.positions.device)[step.positions]
+        for block in self.blocks:
+            x = block(x, table, step, cache)
+        return self.norm(x[:, -step.predicts :])
+
+    def head(self, hidden: Float[Tensor, "r n width"]) -> Float[Tensor, "r n vocab"]:
+        """A linear layer without bias."""
+        return self.output(hidden)
+
+    def rotary_table(self, device: torch.device) -> Float[Tensor, "n half 2"]:
+        """cos and sin of every sequence position."""
+        height, width = self.config.grid
+        return rotary_2d(
+            (height, width), self.prefix_length, self.config.head_dim, ROTARY_BASE, device
+        )

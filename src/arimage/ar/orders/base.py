@@ -1,0 +1,184 @@
+"""Orders: which slots are predicted together, in what sequence, and what each step may see."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from arimage.ar.base import (
+    CONTENT,
+    PREFIX,
+    UNKNOWN,
+    Descriptors,
+    Draw,
+    Known,
+    Lesson,
+    Noise,
+    State,
+    Step,
+    may_see,
+)
+from arimage.shapes import Bool, Int
+from arimage.slots import Fuser
+
+
+class Order(ABC):
+    """Base of all orders. It owns the state, and knows the tokenizer only as a ``Fuser``.
+
+    Args:
+        fuser: the tokenizer.
+        prefix_length: positions before the first token.
+        device: where index tensors live.
+    """
+
+    cached: ClassVar[bool]
+
+    def __init__(self, fuser: Fuser, prefix_length: int, device: torch.device | str) -> None:
+        self.fuser, self.prefix_length, self.device = fuser, prefix_length, torch.device(device)
+        self.num_slots = fuser.slots.num_slots
+
+    @property
+    @abstractmethod
+    def num_steps(self) -> int:
+        """Passes of the model per image."""
+
+    @property
+    @abstractmethod
+    def length(self) -> int:
+        """Sequence positions, the prefix included: rows of the cache."""
+
+    @abstractmethod
+    def describe(self) -> Descriptors:
+        """Descriptors of all ``length`` positions."""
+
+    @abstractmethod
+    def sees(self, query: Descriptors, key: Descriptors) -> Bool[Tensor, "q k"]:
+        """The context rule: may each query position see each key position?"""
+
+    @abstractmethod
+    def step(self, index: int) -> Step:
+        """Step ``index``, 0 <= index < num_steps."""
+
+    @abstractmethod
+    def inputs(self, state: State, step: Step) -> Tensor | None:
+        """What the model embeds at ``step`` besides the prefix; None for the prefix alone."""
+
+    @abstractmethod
+    def lesson(self, ids: Int[Tensor, "b slots"], generator: torch.Generator) -> Lesson:
+        """Inputs and targets of one full pass over real tokens (orders may draw a mask)."""
+
+    def start(self, noise: Noise, known: Known | None = None) -> State:
+        """The state before the first step. Random orders draw here."""
+        ids = torch.full((noise.batch, self.num_slots), UNKNOWN, device=self.device)
+        if known is not None:
+            self._check_known(known, noise.batch)
+        return State(ids, self.fuser.blank(noise.batch), 0, known)
+
+    def next_step(self, state: State) -> Step | None:
+        """The step that follows ``state``, which it may look at; None when all is chosen."""
+        return self.step(state.step) if state.step < self.num_steps else None
+
+    def commit(self, state: State, step: Step, draw: Draw, noise: Noise) -> State:
+        """The state after ``draw``: given tokens win over drawn ones, then the codes are fused."""
+        ids, slots = draw.ids, step.slots
+        if state.known is not None:
+            ids = torch.where(state.known.mask[:, slots], state.known.ids[:, slots], ids)
+        canvas = self.fuser.fuse(state.canvas, step.scale, slots, self.fuser.lookup(ids))
+        chosen = state.ids.index_copy(1, slots, ids)
+        return dataclasses.replace(state, ids=chosen, canvas=canvas, step=state.step + 1)
+
+    def full_step(self) -> Step:
+        """One uncached pass over the whole sequence that predicts every slot under the rule."""
+        places = self.describe()
+        return Step(
+            index=0,
+            num_steps=1,
+            scale=self.fuser.slots.num_scales - 1,
+            slots=torch.arange(self.num_slots, device=self.device),
+            positions=torch.arange(self.length, device=self.device),
+            start=0,
+            stop=self.length,
+            cached=False,
+            mask=self._mask(places, places),
+        )
+
+    def _mask(self, query: Descriptors, key: Descriptors) -> Tensor | None:
+        mask = may_see(self.sees(query, key))
+        return None if mask is None else mask.to(self.device)
+
+    def _check_known(self, known: Known, batch: int) -> None:
+        expected = (batch, self.num_slots)
+        if known.ids.shape != expected or known.mask.shape != expected:
+            raise ValueError(
+                f"got known ids {tuple(known.ids.shape)} and mask {tuple(known.mask.shape)}; "
+                f"expected {expected}: one entry per image and slot"
+            )
+
+
+class CausalOrder(Order):
+    """Orders whose groups are fixed beforehand and see themselves and what came before.
+
+    The group of slots [a, b) is predicted by sequence positions [p + a, p + b) with
+    p = prefix_length - 1: for next-token models the position of the token before, for next-scale
+    models the position of the slot itself.
+    """
+
+    cached = True
+
+    def __init__(self, fuser: Fuser, prefix_length: int, device: torch.device | str) -> None:
+        super().__init__(fuser, prefix_length, device)
+        places = self.describe()
+        self._steps = [self._make_step(i, span, places) for i, span in enumerate(self.groups())]
+
+    @abstractmethod
+    def groups(self) -> list[tuple[int, int]]:
+        """(first slot, slot after the last) of each step."""
+
+    @property
+    def num_steps(self) -> int:
+        """One step per group."""
+        return len(self._steps)
+
+    @property
+    def length(self) -> int:
+        """The last slots are predicted but never fed back."""
+        return self.prefix_length - 1 + self.num_slots
+
+    def step(self, index: int) -> Step:
+        """Made once, in the constructor."""
+        return self._steps[index]
+
+    def describe(self) -> Descriptors:
+        """Prefix positions are group 0 with growing rank; the rest follows the groups."""
+        group = torch.zeros(self.length, dtype=torch.long)
+        rank = torch.arange(self.length)
+        offset = self.prefix_length - 1
+        for g, (start, stop) in enumerate(self.groups()):
+            if g:
+                group[offset + start : offset + stop] = g
+                rank[offset + start : offset + stop] = torch.arange(stop - start)
+        kind = torch.where(torch.arange(self.length) < self.prefix_length, PREFIX, CONTENT)
+        slots = (torch.arange(self.length) - self._content_offset()).clamp_min(0)
+        table = self.fuser.slots
+        return Descriptors(kind, group, rank, table.row[slots], table.column[slots])
+
+    @abstractmethod
+    def _content_offset(self) -> int:
+        """Sequence position minus the slot whose place it has."""
+
+    def _make_step(self, index: int, span: tuple[int, int], places: Descriptors) -> Step:
+        offset = self.prefix_length - 1
+        start, stop = (0 if index == 0 else offset + span[0]), offset + span[1]
+        return Step(
+            index=index,
+            num_steps=len(self.groups()),
+            scale=int(self.fuser.slots.scale[span[0]]),
+            slots=torch.arange(*span, device=self.device),
+            positions=torch.arange(start, stop, device=self.device),
+            start=start,
+            stop=stop,
+            cached=True,
+            mask=self._mask(places.part(start, stop), places.part(0, stop)),
+        )

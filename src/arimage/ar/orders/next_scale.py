@@ -1,0 +1,37 @@
+"""Next-scale order: one token map per step, coarse to fine (VAR, arXiv 2404.02905)."""
+
+import torch
+from torch import Tensor
+
+from arimage.ar.base import Descriptors, Lesson, State, Step
+from arimage.ar.orders.base import CausalOrder
+from arimage.shapes import Bool, Int
+
+
+class NextScaleOrder(CausalOrder):
+    """10 steps for VAR at 256 px. A step sees the canvas resized to the map that it predicts."""
+
+    def groups(self) -> list[tuple[int, int]]:
+        """One token map each."""
+        table = self.fuser.slots
+        return [table.span(k) for k in range(table.num_scales)]
+
+    def sees(self, query: Descriptors, key: Descriptors) -> Bool[Tensor, "q k"]:
+        """Block-causal: the own token map and all coarser ones."""
+        return key.group[None] <= query.group[:, None]
+
+    def inputs(self, state: State, step: Step) -> Tensor | None:
+        """The canvas at the size of the map to predict, (b, n, code_dim)."""
+        return None if step.index == 0 else self.fuser.view(state.canvas, step.scale)
+
+    def lesson(self, ids: Int[Tensor, "b slots"], generator: torch.Generator) -> Lesson:
+        """Views of the canvas as generation would see it, scales 1 and up; all tokens out."""
+        views, canvas = [], self.fuser.blank(len(ids))
+        for step in self._steps[:-1]:
+            codes = self.fuser.lookup(ids[:, step.slots])
+            canvas = self.fuser.fuse(canvas, step.scale, step.slots, codes)
+            views.append(self.fuser.view(canvas, step.scale + 1))
+        return Lesson(torch.cat(views, dim=1), ids, torch.ones_like(ids, dtype=torch.bool))
+
+    def _content_offset(self) -> int:
+        return self.prefix_length - 1

@@ -1,0 +1,28 @@
+"""Which transformers and orders exist: one line each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from arimage.registry import Registry
+
+if TYPE_CHECKING:
+    from arimage.ar.base import Backbone
+    from arimage.ar.orders.base import Order
+
+MODELS: Registry[type[Backbone]] = Registry(
+    "model",
+    {
+        "var": "arimage.ar.var:VARModel",
+        "llama": "arimage.ar.llama:LlamaModel",
+    },
+)
+
+ORDERS: Registry[type[Order]] = Registry(
+    "order",
+    {
+        "raster": "arimage.ar.orders.raster:RasterOrder",
+        "next_scale": "arimage.ar.orders.next_scale:NextScaleOrder",
+        "masked": "arimage.ar.orders.masked:MaskedOrder",
+    },
+)

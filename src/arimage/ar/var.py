@@ -1,0 +1,212 @@
+"""VAR: a next-scale transformer with class-conditional adaLN (arXiv 2404.02905).
+
+Behaviour of FoundationVision/VAR@78b9539 models/var.py and models/basic_var.py: adaLN from the
+class embedding, q and k normalised with a learned scale per head, one learned position per slot
+plus one embedding per scale.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+
+from arimage.ar.base import Backbone, BackboneConfig, Cache, Context, Step
+from arimage.ar.layers import MLP, attend, split_heads
+from arimage.shapes import Float, Int
+
+MAX_LOG_SCALE = math.log(100)  # FoundationVision/VAR@78b9539 models/basic_var.py, SelfAttention
+START_SCALE = 4.0  # of exp(log_scale), the same class
+PLAIN_SCALE = 0.25  # times head_dim ** -0.5 where q and k are not normalised, the same class
+HEAD_INIT, MODULATION_INIT, GATE_INIT = 0.02, 0.5, 1e-3  # models/var.py init_weights, d16 recipe
+
+
+@strict
+class VARConfig(BackboneConfig):
+    """Sizes of a next-scale transformer; published models have width = 64 * depth.
+
+    scales: sides of the token maps; code_dim: of the tokenizer; qk_norm: normalise queries and
+    keys; shared_adaln: one projection for all blocks plus an offset per block (the 512 px model).
+    """
+
+    model_type = "arimage_var"
+
+    order: str = "next_scale"
+    scales: list[int] | tuple[int, ...] = (1, 2, 3, 4)
+    code_dim: int = 16
+    mlp_ratio: float = 4.0
+    norm_eps: float = 1e-6
+    qk_norm: bool = True
+    shared_adaln: bool = False
+
+    def validate_scales(self) -> None:
+        """Scales grow."""
+        scales = list(self.scales)
+        if not scales or scales != sorted(set(scales)) or scales[0] < 1:
+            raise ValueError(f"got scales {scales}; expected growing sides, for example 1, 2, 3, 4")
+
+
+@dataclass(frozen=True)
+class VARContext(Context):
+    """prefix (r, 1, width); blocks (r, depth, 6, width); out (r, 2, width): adaLN tables."""
+
+    blocks: Tensor
+    out: Tensor
+
+
+class Block(nn.Module):
+    """x + gate * f(norm(x) * (1 + scale) + shift) for attention, then for the MLP."""
+
+    def __init__(self, config: VARConfig, layer: int) -> None:
+        super().__init__()
+        width = config.width
+        self.layer, self.heads, self.qk_norm = layer, config.num_heads, config.qk_norm
+        self.eps = config.norm_eps
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
+        if config.qk_norm:
+            start = torch.full((config.num_heads, 1, 1), math.log(START_SCALE))
+            self.log_scale = nn.Parameter(start)
+        self.project = nn.Linear(width, width)
+        self.mlp = MLP(width, round(config.mlp_ratio * width))
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "r m width"],
+        table: Float[Tensor, "r 6 width"],
+        step: Step,
+        cache: Cache | None,
+    ) -> Float[Tensor, "r m width"]:
+        """``table`` rows: gate, gate, scale, scale, shift, shift (attention, MLP)."""
+        gate_a, gate_m, scale_a, scale_m, shift_a, shift_m = table.unsqueeze(2).unbind(1)
+        h = modulate(x, scale_a, shift_a, self.eps)
+        x = x + gate_a * self.dropout(self.attention(h, step, cache))
+        h = modulate(x, scale_m, shift_m, self.eps)
+        return x + gate_m * self.dropout(self.mlp(h))
+
+    def attention(
+        self, x: Float[Tensor, "r m width"], step: Step, cache: Cache | None
+    ) -> Float[Tensor, "r m width"]:
+        """Self-attention; keys have no bias."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        q, k, v = F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
+        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
+        scale = PLAIN_SCALE * q.shape[-1] ** -0.5
+        if self.qk_norm:
+            q = F.normalize(q, dim=-1) * self.log_scale.clamp_max(MAX_LOG_SCALE).exp()
+            k, scale = F.normalize(k, dim=-1), 1.0
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        return self.project(attend(q, k, v, step, cache, self.layer, scale))
+
+
+class VARModel(Backbone):
+    """Predicts one token map per step from the canvas so far."""
+
+    config_class = VARConfig
+    config: VARConfig
+    _no_split_modules = ["Block"]
+
+    def __init__(self, config: VARConfig) -> None:
+        super().__init__(config)
+        width = config.width
+        self.class_embedding = nn.Embedding(config.num_classes + 1, width)
+        self.start = nn.Parameter(torch.zeros(1, 1, width))
+        self.code_embedding = nn.Linear(config.code_dim, width)
+        self.position_embedding = nn.Embedding(self.num_slots, width)
+        self.scale_embedding = nn.Embedding(len(config.scales), width)
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
+        if config.shared_adaln:
+            self.shared_modulation = nn.Linear(width, 6 * width)
+            self.modulation = nn.Parameter(torch.zeros(config.depth, 6, width))
+        else:
+            self.modulations = nn.ModuleList(
+                nn.Linear(width, 6 * width) for _ in range(config.depth)
+            )
+        self.out_modulation = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, config.vocab_size)
+        initialize(self)
+        self.post_init()
+
+    @property
+    def num_slots(self) -> int:
+        """Tokens over all scales."""
+        return sum(side * side for side in self.config.scales)
+
+    def prepare(self, class_labels: Int[Tensor, " r"]) -> VARContext:
+        """adaLN tables of every block: they depend on the class alone."""
+        condition = self.class_embedding(class_labels)
+        active = F.silu(condition)
+        shape = (6, self.config.width)
+        if self.config.shared_adaln:
+            shared = self.shared_modulation(active).unflatten(-1, shape)
+            blocks = shared.unsqueeze(1) + self.modulation
+        else:
+            tables = [linear(active).unflatten(-1, shape) for linear in self.modulations]
+            blocks = torch.stack(tables, dim=1)
+        out = self.out_modulation(active).unflatten(-1, (2, self.config.width))
+        return VARContext(condition.unsqueeze(1) + self.start, blocks, out)
+
+    def forward(
+        self, inputs: Tensor | None, context: Context, step: Step, cache: Cache | None = None
+    ) -> Float[Tensor, "r n width"]:
+        """``inputs`` (r, m, code_dim): the canvas at the size of the map(s) to predict."""
+        assert isinstance(context, VARContext)
+        parts = [] if step.start else [context.prefix]
+        if inputs is not None:
+            parts.append(self.code_embedding(inputs))
+        x = torch.cat(parts, dim=1)  # (r, m, width)
+        scale = self.scale_of_slot(step.positions.device)[step.positions]
+        x = x + self.position_embedding(step.positions) + self.scale_embedding(scale)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, context.blocks[:, layer], step, cache)
+        scale, shift = context.out.unsqueeze(2).unbind(1)
+        return modulate(x[:, -step.predicts :], scale, shift, self.config.norm_eps)
+
+    def head(self, hidden: Float[Tensor, "r n width"]) -> Float[Tensor, "r n vocab"]:
+        """A linear layer."""
+        return self.output(hidden)
+
+    def scale_of_slot(self, device: torch.device) -> Int[Tensor, " slots"]:
+        """Token map of each slot."""
+        sizes = torch.tensor([side * side for side in self.config.scales], device=device)
+        index = torch.arange(len(sizes), device=device)
+        return index.repeat_interleave(sizes, output_size=self.num_slots)
+
+
+def modulate(
+    x: Float[Tensor, "r m width"],
+    scale: Float[Tensor, "r 1 width"],
+    shift: Float[Tensor, "r 1 width"],
+    eps: float,
+) -> Float[Tensor, "r m width"]:
+    """norm(x) * (1 + scale) + shift; the norm has no weights (adaLN, arXiv 2212.09748)."""
+    return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
+
+
+@torch.no_grad()
+def initialize(model: VARModel) -> None:
+    """VAR's initialisation: std sqrt(1/(3 width)), small head and gates, scaled residuals."""
+    config = model.config
+    std = math.sqrt(1 / config.width / 3)
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.trunc_normal_(module.weight, std=std)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    nn.init.trunc_normal_(model.start, std=std)
+    model.output.weight.mul_(HEAD_INIT)
+    model.out_modulation.weight.mul_(MODULATION_INIT)
+    modulations = [model.shared_modulation] if config.shared_adaln else model.modulations
+    for modulation in modulations:
+        modulation.weight[2 * config.width :].mul_(MODULATION_INIT)
+        modulation.weight[: 2 * config.width].mul_(GATE_INIT)
+    if config.shared_adaln:
+        nn.init.normal_(model.modulation, std=config.width**-0.5)
+        model.modulation[:, 2:].mul_(MODULATION_INIT)
+        model.modulation[:, :2].mul_(GATE_INIT)
+    for block in model.blocks:
+        block.project.weight.div_(math.sqrt(2 * config.depth))
+        block.mlp.down.weight.div_(math.sqrt(2 * config.depth))

@@ -1,0 +1,57 @@
+"""Copy rate: the share of images that lie as close to a training image as near-duplicates do.
+
+Distances are Euclidean between 8 x 8 grey thumbnails (``features/pixels.py``). The threshold is
+the 1st percentile of the training images' own nearest-neighbour distances, each image left out of
+its own search; an image at most that far from its nearest training image counts as a copy.
+
+Source: our own definition, in the spirit of the nearest-neighbour tests of Meehan et al. 2020,
+"A Non-Parametric Test to Detect Data-Copying in Generative Models". It sees copies of whole images
+and nothing finer.
+
+What holds: order does not matter. The training set scores 1 against itself (distance 0 is always
+a copy, hence ``<=``), new images of its distribution about 0.01: that is the level to compare with.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arimage.eval.base import Reference, RowMetric
+from arimage.eval.neighbors import kth_nearest, nearest
+
+PERCENTILE = 1.0
+
+
+class Copies(RowMetric):
+    """``copies``: keeps one thumbnail per image and searches the training set at the end."""
+
+    name = "copies"
+    higher_is_better = False
+    order_matters = False
+    against = "training"
+    needs = "images"
+    features = "pixels"
+
+    def result(self, reference: Reference | None) -> tuple[float, dict[str, float]]:
+        """The share of copies, the threshold and the median distances (generated, training)."""
+        assert reference is not None and reference.images is not None
+        if len(reference.images) < 2:
+            raise ValueError(
+                f"got a training set of {len(reference.images)} image; the copy threshold needs at "
+                "least 2"
+            )
+        training = _tensor(reference.images.features)
+        own = kth_nearest(training, 1).sqrt().numpy()
+        threshold = np.percentile(own, PERCENTILE)
+        found = nearest(_tensor(self.collected), training).sqrt().numpy()
+        details = {
+            "threshold": threshold,
+            "median_distance": np.median(found),
+            "training_median_distance": np.median(own),
+            "reference_count": len(reference.images),
+        }
+        return (found <= threshold).mean(), details
+
+
+def _tensor(rows: np.ndarray) -> Tensor:
+    return torch.from_numpy(rows.astype(np.float64))

@@ -1,0 +1,100 @@
+"""Mean and covariance of a stream of features, in float64, mergeable without loss."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+
+from arimage.shapes import Float
+
+# A covariance read from a file may be asymmetric or have negative eigenvalues by rounding (its
+# writer may have used float32); more than this, relative to the largest, is another matrix.
+FILE_ROUNDING = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Count, mean (d,) and scatter (d, d): the sum of outer products of deviations from the mean.
+
+    Merging follows Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
+    computing sample variances" (1979), eq. 2.1; it is associative and symmetric up to rounding,
+    and unlike sums of raw squares it loses nothing when the mean is large.
+    """
+
+    count: int
+    mean: Float[np.ndarray, " d"]
+    scatter: Float[np.ndarray, "d d"]
+
+    @classmethod
+    def of(cls, rows: Float[np.ndarray, "n d"]) -> Self:
+        """The moments of at least one row."""
+        rows = rows.astype(np.float64)
+        mean = rows.mean(axis=0)
+        centred = rows - mean
+        return cls(len(rows), mean, centred.T @ centred)
+
+    @classmethod
+    def from_covariance(cls, mean: np.ndarray, covariance: np.ndarray, count: int) -> Self:
+        """Published statistics: mean (d,), covariance (d, d) with ddof 1, over ``count`` images.
+
+        Raises:
+            ValueError: shapes that do not fit, numbers that are not finite, an asymmetric
+                matrix, fewer than two images.
+        """
+        mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
+        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+            raise ValueError(
+                f"got a mean of shape {mean.shape} and a covariance of shape {covariance.shape}; "
+                "expected (d,) and (d, d)"
+            )
+        if count < 2:
+            raise ValueError(f"got count {count}; a covariance needs at least 2 images")
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+            raise ValueError("the mean or covariance holds NaN or infinity; compute it again")
+        if np.abs(covariance - covariance.T).max() > FILE_ROUNDING * np.abs(covariance).max():
+            raise ValueError("the covariance is not symmetric; give the matrix of ddof-1 covariances")
+        return cls(count, mean, (covariance + covariance.T) * ((count - 1) / 2))
+
+    def merge(self, other: Self) -> Self:
+        """The moments of both streams together."""
+        if len(self.mean) != len(other.mean):
+            raise ValueError(
+                f"cannot merge moments of {len(self.mean)} and {len(other.mean)} features; "
+                "use one feature extractor"
+            )
+        count = self.count + other.count
+        step = other.mean - self.mean
+        mean = self.mean + step * (other.count / count)
+        between = np.outer(step, step) * (self.count * other.count / count)
+        return type(self)(count, mean, self.scatter + other.scatter + between)
+
+    @property
+    def covariance(self) -> Float[np.ndarray, "d d"]:
+        """Unbiased (ddof 1, as every published FID); ValueError below two images."""
+        if self.count < 2:
+            raise ValueError(
+                f"got {self.count} image; a covariance needs at least 2, evaluate more images"
+            )
+        return self.scatter / (self.count - 1)
+
+    @cached_property
+    def factor(self) -> Float[np.ndarray, "d r"]:
+        """L with L L^T = covariance, r its rank: Cholesky, or eigenvectors where it is singular.
+
+        Eigenvalues below rounding are dropped, not clipped: their square roots would be far
+        above rounding (1e-8 for 1e-16) and would show in a Frechet distance.
+        """
+        covariance = self.covariance
+        if self.count > len(self.mean):
+            try:
+                return np.linalg.cholesky(covariance)
+            except np.linalg.LinAlgError:
+                pass  # constant or dependent features; the eigenvectors below cope with them
+        values, vectors = np.linalg.eigh(covariance)
+        if values[0] < -FILE_ROUNDING * abs(values[-1]):
+            raise ValueError(
+                f"the covariance has a negative eigenvalue ({values[0]:.3g}); it is not one"
+            )
+        kept = values > values[-1] * len(values) * np.finfo(np.float64).eps
+        return vectors[:, kept] * np.sqrt(values[kept])

@@ -1,0 +1,30 @@
+"""The tables of the room: a new metric or feature extractor is one file and one line here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from arimage.registry import Registry
+
+if TYPE_CHECKING:
+    from arimage.eval.base import FeatureExtractor, Metric
+
+METRICS: Registry[type[Metric]] = Registry(
+    "metric",
+    {
+        "fid": "arimage.eval.metrics.fid:FrechetDistance",
+        "inception_score": "arimage.eval.metrics.inception_score:InceptionScore",
+        "precision": "arimage.eval.metrics.precision_recall:Precision",
+        "recall": "arimage.eval.metrics.precision_recall:Recall",
+        "accuracy": "arimage.eval.metrics.accuracy:Accuracy",
+        "copies": "arimage.eval.metrics.copies:Copies",
+    },
+)
+
+FEATURES: Registry[type[FeatureExtractor]] = Registry(
+    "feature extractor",
+    {
+        "digits": "arimage.eval.features.classifier:DigitFeatures",
+        "pixels": "arimage.eval.features.pixels:PixelFeatures",
+    },
+)

@@ -1,0 +1,365 @@
+"""ImageGenerator: a tokenizer and a transformer that make images from class labels.
+
+Start reading here: ``__call__`` -> ``sample`` -> ``sampling.loop.generate`` -> ``tokenizer``.
+"""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from arimage import __version__, hub
+from arimage.ar.base import Backbone, Known, State
+from arimage.ar.orders.base import Order
+from arimage.ar.registry import MODELS, ORDERS
+from arimage.files import new_files, read_json, write_json
+from arimage.images import to_pil, to_pixels
+from arimage.pretrained import ArimageModel
+from arimage.registry import unknown_name
+from arimage.sampling.guidance import Guidance, Schedule, make_schedule
+from arimage.sampling.loop import Branch, generate
+from arimage.sampling.noise import PerImageNoise
+from arimage.sampling.registry import SAMPLERS, SCHEDULES
+from arimage.sampling.samplers.base import Sampler
+from arimage.sampling.samplers.categorical import Categorical
+from arimage.tokenizers.base import ImageTokenizer
+from arimage.tokenizers.registry import TOKENIZERS
+
+INDEX = "model_index.json"
+TOKENIZER, TRANSFORMER = "image_tokenizer", "transformer"
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to sample; a saved generator carries its defaults in model_index.json.
+
+    Attributes:
+        guidance_scale: s in u + s (c - u); 1 is off.
+        guidance_schedule: a registered name, or a Schedule.
+        temperature, top_k, top_p: of the categorical sampler; 0 and None, None are off.
+        num_steps: passes of the model, for orders that let one choose; None is the default.
+        sampler: a registered name.
+    """
+
+    guidance_scale: float = 1.0
+    guidance_schedule: str | Schedule = "constant"
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    num_steps: int | None = None
+    sampler: str = "categorical"
+
+    def updated(self, changes: dict[str, Any]) -> "Settings":
+        """A copy with some settings changed; an unknown one is a TypeError."""
+        names = [f.name for f in fields(self)]
+        for name in changes:
+            if name not in names:
+                raise TypeError(unknown_name("sampling setting", name, names))
+        return replace(self, **changes)
+
+    def guidance(self) -> Guidance:
+        """The guidance these settings ask for."""
+        return Guidance(float(self.guidance_scale), make_schedule(self.guidance_schedule))
+
+    def make_sampler(self) -> Sampler:
+        """The sampler these settings ask for."""
+        cls = SAMPLERS[self.sampler]
+        if cls is Categorical:
+            return Categorical(self.temperature, self.top_k, self.top_p)
+        return cls()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; a schedule becomes its name and options."""
+        record = {f.name: getattr(self, f.name) for f in fields(self)}
+        if isinstance(self.guidance_schedule, Schedule):
+            options = asdict(self.guidance_schedule)  # type: ignore[call-overload]
+            name = next(n for n in SCHEDULES if SCHEDULES[n] is type(self.guidance_schedule))
+            record["guidance_schedule"] = {"name": name, **options}
+        return record
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Settings":
+        """The inverse of ``to_json``."""
+        schedule = record.get("guidance_schedule", "constant")
+        if isinstance(schedule, dict):
+            options = {k: v for k, v in schedule.items() if k != "name"}
+            schedule = SCHEDULES[schedule["name"]](**options)
+        return cls().updated({**record, "guidance_schedule": schedule})
+
+
+@dataclass(frozen=True)
+class GeneratorOutput:
+    """images: PIL images (or uint8 (n, H, W, 3)); ids (n, num_slots); what made them."""
+
+    images: Any
+    ids: Tensor
+    class_labels: list[int]
+    seeds: list[int]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What is known after step ``step`` of ``num_steps``: PIL images and ids (-1 = open)."""
+
+    step: int
+    num_steps: int
+    images: list[Image.Image]
+    ids: Tensor
+
+
+class ImageGenerator:
+    """A tokenizer, a transformer and sampling defaults; callable.
+
+    Args:
+        tokenizer: images <-> ids.
+        transformer: predicts ids.
+        settings: sampling defaults.
+        class_names: one name per class, or None.
+
+    Raises:
+        ValueError: a tokenizer and a transformer that do not fit.
+    """
+
+    def __init__(
+        self,
+        tokenizer: ImageTokenizer,
+        transformer: Backbone,
+        settings: Settings | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        self.tokenizer, self.transformer = tokenizer.eval(), transformer.eval()
+        self.settings = settings or Settings()
+        self.class_names = list(class_names) if class_names is not None else None
+        check_fit(tokenizer, transformer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        revision: str | None = None,
+    ) -> Self:
+        """Loads a preset of the zoo, a folder made by ``save_pretrained`` or a hub id.
+
+        Raises:
+            FileNotFoundError: nothing of that name; the nearest presets are named.
+            ValueError: a broken or incomplete folder.
+        """
+        folder = hub.locate(name, revision=revision)
+        if not (folder / INDEX).is_file():
+            raise FileNotFoundError(
+                f"no {INDEX} in {folder}; give a folder made by ImageGenerator.save_pretrained"
+            )
+        index = read_json(folder / INDEX)
+        tokenizer = load_part(folder, TOKENIZER, TOKENIZERS, dtype)
+        transformer = load_part(folder, TRANSFORMER, MODELS, dtype)
+        settings = Settings.from_json(index.get("sampling", {}))
+        return cls(tokenizer, transformer, settings, index.get("class_names")).to(device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes model_index.json, image_tokenizer/ and transformer/; each file appears whole."""
+        index = {
+            "_class_name": type(self).__name__,
+            "_arimage_version": __version__,
+            TOKENIZER: ["arimage", type(self.tokenizer).__name__],
+            TRANSFORMER: ["arimage", type(self.transformer).__name__],
+            "sampling": self.settings.to_json(),
+            "class_names": self.class_names,
+        }
+        with new_files(folder) as temporary:
+            self.tokenizer.save_pretrained(temporary / TOKENIZER)
+            self.transformer.save_pretrained(temporary / TRANSFORMER)
+            write_json(temporary / INDEX, index)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves both models; returns self."""
+        self.tokenizer.to(device)
+        self.transformer.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer lives."""
+        return self.transformer.device
+
+    def __call__(
+        self,
+        class_labels: Sequence[int | str] | int | str,
+        *,
+        seeds: Sequence[int] | int | None = None,
+        batch_size: int = BATCH_SIZE,
+        output_type: str = "pil",
+        **settings: Any,
+    ) -> GeneratorOutput:
+        """Generates one image per class label.
+
+        Args:
+            class_labels: 0..num_classes-1, or class names; num_classes itself is "no class".
+            seeds: one per image; an integer s means s, s+1, ...; None draws fresh ones.
+            batch_size: images per call of the models; the images do not depend on it.
+            output_type: "pil" or "pixels" (uint8 array (n, H, W, 3)).
+            settings: fields of ``Settings`` that replace the defaults.
+
+        Raises:
+            ValueError: a label out of range, seeds and labels of different length, a setting out
+                of range. TypeError, KeyError: an unknown setting or name.
+        """
+        if output_type not in ("pil", "pixels"):
+            raise ValueError(f"got output_type {output_type!r}; expected 'pil' or 'pixels'")
+        labels = self.labels(class_labels)
+        seeds = make_seeds(seeds, len(labels))
+        pixels, ids = [], []
+        for batch_pixels, batch_ids in self.batches(labels, seeds, batch_size, **settings):
+            pixels.append(batch_pixels)
+            ids.append(batch_ids)
+        images: Any = np.concatenate(pixels)
+        images = to_pil(images) if output_type == "pil" else images
+        return GeneratorOutput(images, torch.cat(ids), labels, seeds)
+
+    def batches(
+        self,
+        class_labels: Sequence[int | str],
+        seeds: Sequence[int],
+        batch_size: int = BATCH_SIZE,
+        **settings: Any,
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Yields (pixels uint8 (b, H, W, 3), ids (b, num_slots)) batch by batch, in order."""
+        if batch_size < 1:
+            raise ValueError(f"got batch_size {batch_size}; expected an integer >= 1")
+        labels = self.labels(class_labels)
+        seeds = make_seeds(seeds, len(labels))
+        for i in range(0, len(labels), batch_size):
+            part = slice(i, i + batch_size)
+            *_, state = self.sample(labels[part], seeds[part], **settings)
+            yield to_pixels(self._decode(state)), state.ids.cpu()
+
+    def stream(
+        self, class_labels: Sequence[int | str], *, seeds: Sequence[int] | int | None = None,
+        **settings: Any,
+    ) -> Iterator[Preview]:
+        """Yields a preview after every step: the canvas so far, decoded."""
+        labels = self.labels(class_labels)
+        order = self.order(self.settings.updated(settings).num_steps)
+        for state in self.sample(labels, make_seeds(seeds, len(labels)), **settings):
+            images = to_pil(to_pixels(self._decode(state)))
+            yield Preview(state.step, order.num_steps, images, state.ids.cpu())
+
+    def sample(
+        self,
+        class_labels: Sequence[int],
+        seeds: Sequence[int],
+        known: Known | None = None,
+        **settings: Any,
+    ) -> Iterator[State]:
+        """The states of one batch, step by step; ``known`` tokens are kept (editing)."""
+        chosen = self.settings.updated(settings)
+        order = self.order(chosen.num_steps)
+        labels = torch.tensor(list(class_labels), device=self.device)
+        noise = PerImageNoise(seeds, self.device)
+        with torch.no_grad():
+            branch = Branch.of(self.transformer, order, labels, chosen.guidance())
+        return generate([branch], order, chosen.make_sampler(), noise, known)
+
+    def order(self, num_steps: int | None = None) -> Order:
+        """The order that the transformer was trained for, bound to the tokenizer."""
+        return make_order(self.tokenizer, self.transformer, num_steps)
+
+    def labels(self, class_labels: Sequence[int | str] | int | str) -> list[int]:
+        """Class labels as integers; names are looked up.
+
+        Raises:
+            ValueError: no label, or one out of range. KeyError: an unknown class name.
+        """
+        if isinstance(class_labels, int | str | np.integer):
+            class_labels = [class_labels]
+        labels = [self._label(label) for label in class_labels]
+        if not labels:
+            raise ValueError("got no class label; give at least one")
+        return labels
+
+    def _label(self, label: int | str) -> int:
+        count = self.transformer.config.num_classes
+        if isinstance(label, str):
+            names = self.class_names or []
+            if label not in names:
+                raise KeyError(unknown_name("class name", label, names))
+            return names.index(label)
+        if not 0 <= int(label) <= count:
+            raise ValueError(
+                f"got class label {label}; expected 0 to {count - 1}, or {count} for no class"
+            )
+        return int(label)
+
+    @torch.no_grad()
+    def _decode(self, state: State) -> Tensor:
+        return self.tokenizer.decode_canvas(state.canvas)
+
+
+def make_order(
+    tokenizer: ImageTokenizer, transformer: Backbone, num_steps: int | None = None
+) -> Order:
+    """The transformer's order over the tokenizer's slots.
+
+    Raises:
+        ValueError: ``num_steps`` for an order that has a fixed number.
+    """
+    name = transformer.config.order
+    options: dict[str, Any] = {}
+    if num_steps is not None:
+        if name != "masked":
+            raise ValueError(
+                f"got num_steps {num_steps}; the order {name!r} has a fixed number of steps: "
+                "leave it out"
+            )
+        options["num_steps"] = num_steps
+    return ORDERS[name](tokenizer, transformer.prefix_length, transformer.device, **options)
+
+
+def make_seeds(seeds: Sequence[int] | int | None, count: int) -> list[int]:
+    """One seed per image: as given, counted up from one integer, or fresh.
+
+    Raises:
+        ValueError: another number of seeds than images.
+    """
+    if seeds is None:
+        return [secrets.randbelow(2**31) for _ in range(count)]
+    if isinstance(seeds, int | np.integer):
+        return [int(seeds) + i for i in range(count)]
+    if len(seeds) != count:
+        raise ValueError(
+            f"got {count} class labels for {len(seeds)} seeds; pass one seed per image or a "
+            "single seed"
+        )
+    return [int(seed) for seed in seeds]
+
+
+def check_fit(tokenizer: ImageTokenizer, transformer: Backbone) -> None:
+    """Raises ValueError unless both agree on slots and vocabulary."""
+    ours = (transformer.num_slots, transformer.config.vocab_size)
+    theirs = (tokenizer.slots.num_slots, tokenizer.config.vocab_size)
+    if ours != theirs:
+        raise ValueError(
+            f"the transformer was built for {ours[0]} tokens of {ours[1]} codes and the tokenizer "
+            f"gives {theirs[0]} of {theirs[1]}; use the pair that was trained together"
+        )
+
+
+def load_part(
+    folder: Path, part: str, registry: Any, dtype: torch.dtype
+) -> Any:
+    """One component folder, by the ``model_type`` in its config.json."""
+    path = folder / part
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(f"no {part}/config.json in {folder}; the folder is incomplete")
+    model_type = str(read_json(path / "config.json").get("model_type", ""))
+    cls: type[ArimageModel] = registry[model_type.removeprefix("arimage_")]
+    return cls.from_pretrained(path, dtype=dtype)

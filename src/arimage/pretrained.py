@@ -1,0 +1,167 @@
+"""The one base of every saved model and its config: strict, complete, safe on poisoned memory.
+
+transformers 5 builds a model on the meta device when it loads it and leaves whatever is not in the
+file (non-persistent buffers) as uninitialised memory; it also accepts unknown config fields and
+fills missing weights with random numbers after a warning. Here each of these is an error.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as hf_logging
+
+from arimage.files import new_files, read_json
+from arimage.registry import unknown_name
+
+# Fields that transformers writes into every config.json, ours or not.
+_HOUSE_FIELDS = {field.name for field in dataclasses.fields(PreTrainedConfig)} | {
+    "model_type",
+    "_name_or_path",
+    "name_or_path",
+    "num_labels",
+    "attn_implementation",
+    "_attn_implementation",
+}
+
+
+class ArimageConfig(PreTrainedConfig):
+    """Base of our configs: keyword-only, typed, no unknown field, complete when read from a file.
+
+    Subclasses declare their fields with defaults, are decorated with
+    ``huggingface_hub.dataclasses.strict`` (types are checked) and check values in methods called
+    ``validate_...`` (ValueError).
+    """
+
+    model_type = "arimage_base"
+
+    @classmethod
+    def own_fields(cls) -> list[str]:
+        """Names of the fields that this model family defines."""
+        return [f.name for f in dataclasses.fields(cls) if f.name not in _HOUSE_FIELDS]
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        unknown = [name for name in kwargs if name not in _HOUSE_FIELDS]
+        if unknown:
+            raise ValueError(
+                unknown_name(f"field of {type(self).__name__}", unknown[0], self.own_fields())
+            )
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers', but a field missing from ``config_dict`` is an error."""
+        missing = [name for name in cls.own_fields() if name not in config_dict]
+        if missing:
+            raise ValueError(
+                f"the config lacks {', '.join(missing)}; {cls.__name__} needs every one of "
+                f"{', '.join(cls.own_fields())}: add the field or save the model again"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+
+class ArimageModel(PreTrainedModel):
+    """Base of our models: ``from_pretrained`` fills every tensor from the file or raises.
+
+    Modules that keep tensors outside the checkpoint define ``rebuild_buffers()``, which is called
+    after loading. dtype is float32 unless given.
+    """
+
+    config_class: ClassVar[type[PreTrainedConfig]] = ArimageConfig
+    _supports_sdpa = True
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
+    ) -> Self:
+        """Loads config.json and safetensors; every key must be used and every parameter filled.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a hub id.
+            kwargs: transformers' own (dtype, device_map, revision, subfolder, ...).
+
+        Raises:
+            ValueError: a truncated file, missing, unexpected or wrong-shaped tensors, a bad config.
+            FileNotFoundError: a local folder without config.json.
+        """
+        path = Path(pretrained_model_name_or_path)
+        _check_folder(path, kwargs.get("subfolder", ""))
+        with_info = kwargs.pop("output_loading_info", False)
+        kwargs.setdefault("dtype", torch.float32)
+        kwargs["use_safetensors"] = True
+        kwargs["ignore_mismatched_sizes"] = True  # reported below, in our words
+        try:
+            with quiet_transformers():
+                model, info = super().from_pretrained(
+                    pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+                )
+        except SafetensorError as error:
+            raise ValueError(
+                f"the weights of {path} cannot be read ({error}): the file is truncated or not "
+                "safetensors; download or save it again"
+            ) from error
+        _check_loading(path, info)
+        rebuild_buffers(model)
+        return (model, info) if with_info else model
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+        """Writes config.json and model.safetensors into a folder; each file appears whole."""
+        with new_files(save_directory) as temporary, quiet_transformers():
+            super().save_pretrained(temporary, **kwargs)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Families initialise in their constructors; nothing is drawn again on loading."""
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silences transformers' progress bars and load report: what matters is raised by us."""
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def rebuild_buffers(model: nn.Module) -> None:
+    """Refills tensors that live outside the checkpoint (``rebuild_buffers`` of each module)."""
+    for module in model.modules():
+        rebuild = getattr(module, "rebuild_buffers", None)
+        if rebuild is not None:
+            rebuild()
+
+
+def _check_folder(path: Path, subfolder: str) -> None:
+    if path.is_dir() and not (path / subfolder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"no config.json in {path / subfolder}; give a folder made by save_pretrained"
+        )
+    if path.is_dir():
+        read_json(path / subfolder / "config.json")
+
+
+def _check_loading(path: Path, info: dict[str, Any]) -> None:
+    problems = [
+        f"{len(keys)} {kind} ({', '.join(sorted(str(k) for k in keys)[:3])}{', ...' * (len(keys) > 3)})"
+        for kind, keys in (
+            ("missing", info["missing_keys"]),
+            ("unexpected", info["unexpected_keys"]),
+            ("of another shape", info["mismatched_keys"]),
+        )
+        if keys
+    ]
+    if problems:
+        raise ValueError(
+            f"the weights of {path} do not fit its config: tensors {'; '.join(problems)}. "
+            "Load the weights with the config they were saved with"
+        )

@@ -1,0 +1,46 @@
+"""The static key-value cache: allocated once, passed, written by row. It has no pointer."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from arimage.ar.base import CacheShape, Step
+from arimage.shapes import Float
+
+
+@dataclass(frozen=True)
+class StaticCache:
+    """Keys and values of all layers, (layers, rows, heads, length, head_dim) each."""
+
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def allocate(
+        cls,
+        shape: CacheShape,
+        rows: int,
+        length: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> "StaticCache":
+        """Memory for ``rows`` sequences of ``length`` positions."""
+        size = (shape.layers, rows, shape.heads, length, shape.head_dim)
+        return cls(*(torch.zeros(size, dtype=dtype, device=device) for _ in range(2)))
+
+    def update(
+        self,
+        layer: int,
+        step: Step,
+        keys: Float[Tensor, "r h m d"],
+        values: Float[Tensor, "r h m d"],
+    ) -> tuple[Tensor, Tensor]:
+        """Writes rows start..stop-1 of ``layer``; returns views of the rows up to stop."""
+        self.keys[layer, :, :, step.start : step.stop] = keys
+        self.values[layer, :, :, step.start : step.stop] = values
+        return self.keys[layer, :, :, : step.stop], self.values[layer, :, :, : step.stop]
+
+    def rows(self, count: int) -> "StaticCache":
+        """Views of the first ``count`` rows."""
+        return StaticCache(self.keys[:, :count], self.values[:, :count])

@@ -1,0 +1,101 @@
+"""The one loop: next-token, next-scale and masked generation are orders, not loops."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from arimage.ar.base import Backbone, Cache, Context, Known, Noise, State, Step
+from arimage.ar.orders.base import Order
+from arimage.sampling.cache import StaticCache
+from arimage.sampling.guidance import Guidance
+from arimage.sampling.samplers.base import Sampler
+from arimage.shapes import Float, Int
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One model with its conditions as extra rows of one call.
+
+    Rows are [class; null]; the null rows exist from the first step to the last one where guidance
+    is on, because their keys and values are read later.
+
+    Attributes:
+        context: of all rows.
+        cache: of all rows; None where the order keeps none.
+        guidance: scale and schedule.
+    """
+
+    model: Backbone
+    context: Context
+    cache: Cache | None
+    guidance: Guidance
+
+    @classmethod
+    def of(
+        cls, model: Backbone, order: Order, class_labels: Int[Tensor, " b"], guidance: Guidance
+    ) -> "Branch":
+        """Prepares the context and allocates the cache for a batch of labels."""
+        if guidance.last_active(order.num_steps) >= 0:
+            null = torch.full_like(class_labels, model.config.null_class)
+            class_labels = torch.cat([class_labels, null])
+        cache = None
+        if order.cached:
+            rows, device = len(class_labels), class_labels.device
+            cache = StaticCache.allocate(
+                model.cache_shape, rows, order.length, model.dtype, device
+            )
+        return cls(model, model.prepare(class_labels), cache, guidance)
+
+    def logits(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "b n v"]:
+        """Guided float32 logits (b, n, vocab) of one step."""
+        s = self.guidance.at(step.index, step.num_steps)
+        guided = step.index <= self.guidance.last_active(step.num_steps)
+        context, cache = self.context, self.cache
+        if not guided and len(context.prefix) > batch:
+            context, cache = context.rows(batch), cache.rows(batch) if cache else None
+        if inputs is not None and guided:
+            inputs = torch.cat([inputs, inputs])
+        hidden = self.model(inputs, context, step, cache)
+        if guided:  # the head is affine, so mixing before it halves its work
+            hidden = hidden[batch:] + s * (hidden[:batch] - hidden[batch:])
+        return self.model.head(hidden).float()
+
+
+@torch.no_grad()
+def generate(
+    branches: Sequence[Branch],
+    order: Order,
+    sampler: Sampler,
+    noise: Noise,
+    known: Known | None = None,
+) -> Iterator[State]:
+    """Yields the state after each step; previews and editing come for free.
+
+    Args:
+        branches: models whose guided logits are added (one, as a rule).
+        order: owns the state.
+        sampler: logits to ids.
+        noise: random draws, one stream per image.
+        known: tokens that are given.
+
+    Raises:
+        FloatingPointError: NaN in the logits; the step is named.
+    """
+    state = order.start(noise, known)
+    while (step := order.next_step(state)) is not None:
+        inputs = order.inputs(state, step)
+        logits = torch.stack([b.logits(inputs, step, noise.batch) for b in branches]).sum(0)
+        check_finite(logits, step)
+        state = order.commit(state, step, sampler(logits, step, noise), noise)
+        yield state
+
+
+def check_finite(logits: Tensor, step: Step) -> None:
+    """Raises FloatingPointError on NaN."""
+    if bool(logits.isnan().any()):
+        raise FloatingPointError(
+            f"NaN in the logits at step {step.index + 1} of {step.num_steps}: the weights hold "
+            "NaN or the dtype overflows; check the checkpoint or use float32"
+        )

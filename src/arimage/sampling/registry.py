@@ -1,0 +1,29 @@
+"""Which samplers and guidance schedules exist: one line each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from arimage.registry import Registry
+
+if TYPE_CHECKING:
+    from arimage.sampling.guidance import Schedule
+    from arimage.sampling.samplers.base import Sampler
+
+SAMPLERS: Registry[type[Sampler]] = Registry(
+    "sampler",
+    {
+        "categorical": "arimage.sampling.samplers.categorical:Categorical",
+        "argmax": "arimage.sampling.samplers.argmax:Argmax",
+    },
+)
+
+SCHEDULES: Registry[type[Schedule]] = Registry(
+    "guidance schedule",
+    {
+        "constant": "arimage.sampling.guidance:Constant",
+        "linear": "arimage.sampling.guidance:Linear",
+        "power_cosine": "arimage.sampling.guidance:PowerCosine",
+        "interval": "arimage.sampling.guidance:Interval",
+    },
+)

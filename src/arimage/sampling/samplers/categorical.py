@@ -1,0 +1,74 @@
+"""Temperature, top-k, top-p, then an exact draw."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from arimage.ar.base import Draw, Noise, Step
+from arimage.sampling.samplers.argmax import Argmax
+from arimage.sampling.samplers.base import Sampler
+from arimage.shapes import Float
+
+
+@dataclass(frozen=True)
+class Categorical(Sampler):
+    """Draws from softmax(logits / temperature), truncated.
+
+    Attributes:
+        temperature: divides the logits; 0 is argmax.
+        top_k: keeps the k largest logits and what ties with the k-th; None is off.
+        top_p: keeps the smallest set of most probable tokens whose mass reaches p (nucleus,
+            arXiv 1904.09751), after top_k, and what ties with its last; None is off.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(
+                f"got temperature {self.temperature}; expected a number >= 0, where 0 is argmax"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"got top_k {self.top_k}; expected an integer >= 1, or None for off")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"got top_p {self.top_p}; expected 0 < top_p <= 1, or None for off")
+
+    def __call__(self, logits: Float[Tensor, "b n v"], step: Step, noise: Noise) -> Draw:
+        """As the class says."""
+        if self.temperature == 0:
+            return Argmax()(logits, step, noise)
+        probabilities = self.probabilities(logits)
+        ids = noise.choose(probabilities)
+        chosen = probabilities.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+        return Draw(ids, chosen.log())
+
+    def probabilities(self, logits: Float[Tensor, "b n v"]) -> Float[Tensor, "b n v"]:
+        """The truncated and renormalised softmax that is drawn from."""
+        scaled = logits.float() / self.temperature
+        if self.top_k is not None and self.top_k < logits.shape[-1]:
+            scaled = keep_top_k(scaled, self.top_k)
+        probabilities = scaled.softmax(-1)
+        if self.top_p is not None and self.top_p < 1:
+            probabilities = keep_top_p(probabilities, self.top_p)
+        return probabilities
+
+
+def keep_top_k(logits: Float[Tensor, "b n v"], k: int) -> Float[Tensor, "b n v"]:
+    """-inf below the k-th largest logit; ties with it stay."""
+    threshold = logits.topk(k, dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < threshold, -torch.inf)
+
+
+def keep_top_p(probabilities: Float[Tensor, "b n v"], p: float) -> Float[Tensor, "b n v"]:
+    """Zero outside the nucleus, renormalised; a token stays if those before it hold less than p."""
+    ordered = probabilities.sort(-1, descending=True).values.double()
+    before = ordered.cumsum(-1) - ordered
+    smallest = ordered.masked_fill(before >= p, torch.inf).amin(-1, keepdim=True)
+    kept = probabilities.masked_fill(probabilities.double() < smallest, 0)
+    return kept / kept.sum(-1, keepdim=True)

@@ -1,0 +1,139 @@
+"""Multi-scale residual VQ tokenizer (VAR, arXiv 2404.02905, algorithms 1 and 2).
+
+Token maps from coarse to fine; each codes what the coarser ones left over. The canvas is VAR's
+``f_hat``: the sum of all maps, each resized to full resolution and passed through a small
+convolution ``phi``. Behaviour: FoundationVision/VAR@78b9539 models/quant.py.
+"""
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+
+from arimage.shapes import Float, Int
+from arimage.slots import SlotTable, square_grids
+from arimage.tokenizers.base import Encoding
+from arimage.tokenizers.quantizers import COMMITMENT
+from arimage.tokenizers.vq import ConvTokenizer, VQTokenizerConfig, to_map, to_rows
+
+# Which phi serves which scale of the published 10-scale schedules. Scales 2 and 7 are exact ties
+# of the formula, decided by float64 rounding: FoundationVision/VAR@78b9539 models/quant.py.
+PUBLISHED_PHI = {(10, 4): (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)}
+
+
+def phi_index(num_scales: int, num_phi: int) -> tuple[int, ...]:
+    """Index of the phi used at each scale (VAR's partially shared phi), computed in float64."""
+    if (num_scales, num_phi) in PUBLISHED_PHI:
+        return PUBLISHED_PHI[num_scales, num_phi]
+    edge = 1 / 3 / num_phi if num_phi == 4 else 1 / 2 / num_phi
+    ticks = torch.linspace(edge, 1 - edge, num_phi, dtype=torch.float64)
+    where = [k / max(num_scales - 1, 1) for k in range(num_scales)]
+    return tuple(int((ticks - w).abs().argmin()) for w in where)
+
+
+@strict
+class MultiScaleVQConfig(VQTokenizerConfig):
+    """As VQTokenizerConfig, plus the sides of the token maps and the phi convolutions.
+
+    ``scales`` ends with the side of the latent map; ``phi_ratio`` blends
+    (1 - r) h + r conv(h).
+    """
+
+    model_type = "arimage_multiscale_vq"
+
+    scales: list[int] | tuple[int, ...] = (1, 2, 3, 4)
+    num_phi: int = 4
+    phi_ratio: float = 0.5
+
+    def validate_scales(self) -> None:
+        """Scales grow and end at the latent side."""
+        scales = list(self.scales)
+        if not scales or scales != sorted(set(scales)) or scales[-1] != self.side or scales[0] < 1:
+            raise ValueError(
+                f"got scales {scales}; expected growing sides that end with the latent side "
+                f"{self.side} (image_size / downsample_factor)"
+            )
+
+
+class Phi(nn.Module):
+    """Blend of the identity and a 3x3 convolution."""
+
+    def __init__(self, dim: int, ratio: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1)
+        self.ratio = ratio
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Same shape out."""
+        return x * (1 - self.ratio) + self.conv(x) * self.ratio
+
+
+class MultiScaleVQTokenizer(ConvTokenizer):
+    """One codebook for all scales; ``fuse`` accumulates and up-samples."""
+
+    config_class = MultiScaleVQConfig
+    config: MultiScaleVQConfig
+    kernel = 3
+
+    def __init__(self, config: MultiScaleVQConfig) -> None:
+        super().__init__(config)
+        self.phi = nn.ModuleList(
+            Phi(config.code_dim, config.phi_ratio) for _ in range(config.num_phi)
+        )
+        self.phi_of_scale = phi_index(len(config.scales), config.num_phi)
+
+    @property
+    def slots(self) -> SlotTable:
+        """One token map per scale."""
+        return SlotTable(square_grids(self.config.scales))
+
+    def quantize(self, latents: Float[Tensor, "b c h w"]) -> Encoding:
+        """Codes the residual scale by scale; loss as in VAR's training forward.
+
+        Per scale: COMMITMENT * mse(sg(f_hat), f) + mse(f_hat, sg(f)), averaged over scales. The
+        codebook learns from all scales' residuals in one update.
+        """
+        target, canvas = latents.detach(), torch.zeros_like(latents)
+        rows, ids, losses = [], [], []
+        for scale, size in enumerate(self.slots.grids):
+            rows.append(to_rows(F.interpolate(target - canvas.detach(), size, mode="area")))
+            ids.append(self._nearest(rows[-1]))
+            canvas = canvas + self._spread(self.lookup(ids[-1]), scale)
+            losses.append(
+                COMMITMENT * F.mse_loss(canvas.detach(), latents) + F.mse_loss(canvas, target)
+            )
+        loss = torch.stack(losses).mean()
+        if self.training:
+            loss = loss + self.quantizer(torch.cat(rows, dim=1)).loss
+            canvas = canvas + latents - target  # straight-through to the encoder
+        return Encoding(canvas, torch.cat(ids, dim=1), loss)
+
+    @torch.no_grad()
+    def _nearest(self, rows: Float[Tensor, "b n c"]) -> Int[Tensor, "b n"]:
+        """Ids without touching the codebook, also while training."""
+        training = self.quantizer.training
+        ids = self.quantizer.eval()(rows).ids
+        self.quantizer.train(training)
+        return ids
+
+    def _spread(self, codes: Float[Tensor, "b n c"], scale: int) -> Float[Tensor, "b c h w"]:
+        """A scale's codes at full resolution: bicubic, then phi."""
+        grids = self.slots.grids
+        full = to_map(codes, grids[scale])
+        if scale < len(grids) - 1:
+            full = F.interpolate(full, grids[-1], mode="bicubic")
+        return self.phi[self.phi_of_scale[scale]](full)
+
+    def fuse(
+        self,
+        canvas: Float[Tensor, "b c h w"],
+        scale: int,
+        slots: Int[Tensor, "*b n"],
+        codes: Float[Tensor, "b n c"],
+    ) -> Float[Tensor, "b c h w"]:
+        """Accumulates a whole token map (``slots`` is all of ``scale``)."""
+        return canvas + self._spread(codes, scale)
+
+    def view(self, canvas: Float[Tensor, "b c h w"], scale: int) -> Float[Tensor, "b n c"]:
+        """The canvas area-resized to the token map of ``scale``."""
+        return to_rows(F.interpolate(canvas, self.slots.grids[scale], mode="area"))

@@ -1,0 +1,179 @@
+"""Quantizers that we train, all from vector-quantize-pytorch, behind one contract.
+
+Swapping one is a word in a tokenizer's config (``quantizer: "vq_ema"``). The library's different
+returns (two or three values), index types and buffers outside the checkpoint end here.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from loguru import logger
+from torch import Tensor, nn
+from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
+
+from arimage.shapes import Float, Int
+
+logger.disable("vector_quantize_pytorch")  # it reports k-means on stderr
+
+EMA_DECAY = 0.99  # VQ-VAE-2 (arXiv 1906.00446) section 3; the library's own default is 0.8
+COMMITMENT = 0.25  # VQ-VAE (arXiv 1711.00937) eq. 3
+DEAD_CODE_COUNT = 2  # codes used less often than this per batch (moving average) are replaced
+
+
+class Quantized(NamedTuple):
+    """Codes (b, n, c), straight-through while training; ids (b, n) int64; a scalar loss."""
+
+    codes: Tensor
+    ids: Tensor
+    loss: Tensor
+
+
+class Quantizer(nn.Module, ABC):
+    """Latent vectors <-> ids in [0, vocab_size).
+
+    Args:
+        vocab_size: number of codes.
+        code_dim: dimension of one code.
+        levels: values per dimension, for quantizers on a fixed lattice; None elsewhere.
+    """
+
+    def __init__(self, vocab_size: int, code_dim: int, levels: list[int] | None = None) -> None:
+        super().__init__()
+        self.vocab_size, self.code_dim, self.levels = vocab_size, code_dim, levels
+        self.check()
+        with torch.device("cpu"):  # these modules cannot be built on the meta device
+            self.inner = self.build()
+
+    def check(self) -> None:
+        """Raises ValueError when vocab_size, code_dim and levels do not go together."""
+        if self.levels is not None:
+            raise ValueError(f"{type(self).__name__} takes no levels, got {self.levels}; leave null")
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """A fresh library module."""
+
+    @abstractmethod
+    def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
+        """Quantizes; in training mode it also updates the codebook or returns its loss."""
+
+    @abstractmethod
+    def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
+        """Codes of ids; exactly the codes that ``forward`` returns in eval mode."""
+
+    def rebuild_buffers(self) -> None:
+        """Refills buffers that are not in the checkpoint, which loading leaves as garbage."""
+        saved = self.inner.state_dict()
+        with torch.device("cpu"):
+            fresh = dict(self.build().named_buffers())
+        for name, buffer in self.inner.named_buffers():
+            if name not in saved:
+                buffer.copy_(fresh[name])
+
+
+class EMAQuantizer(Quantizer):
+    """Nearest code in Euclidean distance, codebook by moving averages (arXiv 1711.00937)."""
+
+    cosine = False
+
+    def build(self) -> nn.Module:
+        """``VectorQuantize`` with k-means start and replacement of dead codes."""
+        return VectorQuantize(
+            dim=self.code_dim,
+            codebook_size=self.vocab_size,
+            decay=EMA_DECAY,
+            kmeans_init=True,
+            threshold_ema_dead_code=DEAD_CODE_COUNT,
+            commitment_weight=COMMITMENT,
+            use_cosine_sim=self.cosine,
+            rotation_trick=False,
+            sync_codebook=torch.distributed.is_available() and torch.distributed.is_initialized(),
+        )
+
+    def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
+        """As the contract; the loss is the commitment term."""
+        codes, ids, loss = self.inner(latents)
+        return Quantized(codes, ids.long(), loss.sum())
+
+    def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
+        """Rows of the codebook."""
+        return self.inner.get_codes_from_indices(ids)
+
+
+class CosineQuantizer(EMAQuantizer):
+    """Nearest code in angle; codes have unit length (ViT-VQGAN, arXiv 2110.04627)."""
+
+    cosine = True
+
+
+class SimQuantizer(Quantizer):
+    """A frozen random codebook behind one learned linear map (SimVQ, arXiv 2411.02038)."""
+
+    def build(self) -> nn.Module:
+        """``SimVQ`` with plain straight-through gradients."""
+        return SimVQ(self.code_dim, self.vocab_size, rotation_trick=False)
+
+    def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
+        """As the contract; the loss has the codebook and commitment terms."""
+        codes, ids, loss = self.inner(latents)
+        return Quantized(codes, ids.long(), loss)
+
+    def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
+        """Rows of the mapped codebook."""
+        return self.inner.indices_to_codes(ids)
+
+
+class LookupFreeQuantizer(Quantizer):
+    """Signs of the latents (LFQ, MAGVIT-v2, arXiv 2310.05737): 2 ** code_dim codes."""
+
+    def check(self) -> None:
+        """vocab_size must be 2 ** code_dim."""
+        super().check()
+        if self.vocab_size != 2**self.code_dim:
+            raise ValueError(
+                f"lfq has 2 ** code_dim codes: got vocab_size {self.vocab_size} with code_dim "
+                f"{self.code_dim}; set code_dim to log2(vocab_size)"
+            )
+
+    def build(self) -> nn.Module:
+        """``LFQ`` with its entropy loss and a commitment loss."""
+        return LFQ(
+            dim=self.code_dim, codebook_size=self.vocab_size, commitment_loss_weight=COMMITMENT
+        )
+
+    def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
+        """As the contract; the loss is entropy and commitment."""
+        codes, ids, loss = self.inner(latents)
+        return Quantized(codes, ids.long(), loss)
+
+    def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
+        """Rows of +1 and -1."""
+        return self.inner.indices_to_codes(ids)
+
+
+class FiniteScalarQuantizer(Quantizer):
+    """Rounding to a few levels per dimension (FSQ, arXiv 2309.15505): prod(levels) codes."""
+
+    def check(self) -> None:
+        """levels must have code_dim entries whose product is vocab_size."""
+        levels = self.levels or []
+        if len(levels) != self.code_dim or math.prod(levels) != self.vocab_size:
+            raise ValueError(
+                f"fsq needs code_dim levels whose product is vocab_size: got levels {self.levels}, "
+                f"code_dim {self.code_dim}, vocab_size {self.vocab_size}"
+            )
+
+    def build(self) -> nn.Module:
+        """``FSQ`` without projections."""
+        return FSQ(levels=list(self.levels or []), dim=self.code_dim)
+
+    def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
+        """As the contract; there is nothing to learn, so the loss is zero."""
+        codes, ids = self.inner(latents)
+        return Quantized(codes, ids.long(), latents.new_zeros(()))
+
+    def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
+        """Lattice points."""
+        return self.inner.indices_to_codes(ids)

@@ -1,0 +1,30 @@
+"""Which tokenizers and quantizers exist: one line each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from arimage.registry import Registry
+
+if TYPE_CHECKING:
+    from arimage.tokenizers.base import ImageTokenizer
+    from arimage.tokenizers.quantizers import Quantizer
+
+TOKENIZERS: Registry[type[ImageTokenizer]] = Registry(
+    "tokenizer",
+    {
+        "vq": "arimage.tokenizers.vq:VQTokenizer",
+        "multiscale_vq": "arimage.tokenizers.multiscale_vq:MultiScaleVQTokenizer",
+    },
+)
+
+QUANTIZERS: Registry[type[Quantizer]] = Registry(
+    "quantizer",
+    {
+        "vq_ema": "arimage.tokenizers.quantizers:EMAQuantizer",
+        "vq_cosine": "arimage.tokenizers.quantizers:CosineQuantizer",
+        "simvq": "arimage.tokenizers.quantizers:SimQuantizer",
+        "lfq": "arimage.tokenizers.quantizers:LookupFreeQuantizer",
+        "fsq": "arimage.tokenizers.quantizers:FiniteScalarQuantizer",
+    },
+)

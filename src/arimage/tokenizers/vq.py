@@ -1,0 +1,135 @@
+"""Single-scale VQ tokenizer: one token per latent cell, look-up fuse (VQGAN, arXiv 2012.09841).
+
+The next-token and masked families use this kind (LlamaGen, arXiv 2406.06525; RAR; MaskGIT).
+"""
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+
+from arimage.shapes import Float, Int
+from arimage.slots import SlotTable
+from arimage.tokenizers.base import (
+    Encoding,
+    ImageTokenizer,
+    TokenizerConfig,
+    nearest_multiple_error,
+)
+from arimage.tokenizers.conv import Decoder, Encoder
+from arimage.tokenizers.registry import QUANTIZERS
+
+
+@strict
+class VQTokenizerConfig(TokenizerConfig):
+    """Sizes of the convolutional networks and the quantizer by name.
+
+    ``channel_multipliers`` has one entry per resolution; the downsample factor is
+    2 ** (entries - 1). ``levels`` is for fsq alone.
+    """
+
+    model_type = "arimage_vq"
+
+    image_size: int = 32
+    downsample_factor: int = 8
+    vocab_size: int = 256
+    code_dim: int = 16
+    channels: int = 32
+    channel_multipliers: list[int] | tuple[int, ...] = (1, 1, 2, 2)
+    num_res_blocks: int = 1
+    latent_channels: int = 32
+    norm_groups: int = 32
+    quantizer: str = "vq_ema"
+    levels: list[int] | None = None
+
+    def validate_sizes(self) -> None:
+        """The factor follows from the multipliers; the image size is a multiple of it."""
+        factor = 2 ** (len(self.channel_multipliers) - 1)
+        if self.downsample_factor != factor:
+            raise ValueError(
+                f"got downsample_factor {self.downsample_factor} with "
+                f"{len(self.channel_multipliers)} channel_multipliers, which give {factor}"
+            )
+        if self.image_size % factor or self.image_size < factor:
+            raise ValueError(nearest_multiple_error(self.image_size, factor))
+
+
+class ConvTokenizer(ImageTokenizer):
+    """The convolutional shell: encoder, decoder, quantizer; subclasses say how tokens fuse."""
+
+    config: VQTokenizerConfig
+    kernel = 1  # of the convolutions around the quantizer
+
+    def __init__(self, config: VQTokenizerConfig) -> None:
+        super().__init__(config)
+        sizes = (
+            config.channels,
+            config.channel_multipliers,
+            config.num_res_blocks,
+            config.latent_channels,
+            config.norm_groups,
+        )
+        pad = self.kernel // 2
+        self.encoder, self.decoder = Encoder(*sizes), Decoder(*sizes)
+        self.pre_quant = nn.Conv2d(
+            config.latent_channels, config.code_dim, self.kernel, padding=pad
+        )
+        self.post_quant = nn.Conv2d(
+            config.code_dim, config.latent_channels, self.kernel, padding=pad
+        )
+        self.quantizer = QUANTIZERS[config.quantizer](
+            config.vocab_size, config.code_dim, config.levels
+        )
+        self.post_init()
+
+    def encode_latents(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h2 w2"]:
+        """(b, 3, H, W) -> (b, code_dim, H/f, W/f)."""
+        return self.pre_quant(self.encoder(images))
+
+    def decode_canvas(self, canvas: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+        """(b, code_dim, h, w) -> (b, 3, f*h, f*w), not clamped."""
+        return self.decoder(self.post_quant(canvas))
+
+    def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
+        """Code vectors of ids."""
+        return self.quantizer.lookup(ids)
+
+
+class VQTokenizer(ConvTokenizer):
+    """Single-scale: slot i is latent cell i, row by row."""
+
+    config_class = VQTokenizerConfig
+
+    @property
+    def slots(self) -> SlotTable:
+        """One token map of side x side."""
+        return SlotTable(((self.config.side, self.config.side),))
+
+    def quantize(self, latents: Float[Tensor, "b c h w"]) -> Encoding:
+        """Every cell on its own."""
+        codes, ids, loss = self.quantizer(to_rows(latents))
+        return Encoding(to_map(codes, latents.shape[-2:]), ids, loss)
+
+    def fuse(
+        self,
+        canvas: Float[Tensor, "b c h w"],
+        scale: int,
+        slots: Int[Tensor, "*b n"],
+        codes: Float[Tensor, "b n c"],
+    ) -> Float[Tensor, "b c h w"]:
+        """Look-up: writes each code into its cell."""
+        index = slots.expand(codes.shape[:2]).unsqueeze(-1).expand_as(codes)
+        return to_map(to_rows(canvas).scatter(1, index, codes), canvas.shape[-2:])
+
+    def view(self, canvas: Float[Tensor, "b c h w"], scale: int) -> Float[Tensor, "b n c"]:
+        """All cells, row by row."""
+        return to_rows(canvas)
+
+
+def to_rows(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
+    """(b, c, h, w) -> (b, h*w, c)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_map(x: Float[Tensor, "b n c"], size: torch.Size | tuple[int, int]) -> Tensor:
+    """(b, h*w, c) -> (b, c, h, w), contiguous."""
+    return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *size)

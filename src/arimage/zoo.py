@@ -1,0 +1,54 @@
+"""The models that load by name: one Preset each. Cards and the README's table come from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from arimage.registry import unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Machine-readable record of a model.
+
+    Attributes:
+        name: what ``from_pretrained`` takes.
+        folder: packaged folder, relative to the package.
+        order: raster, next_scale or masked.
+        image_size: pixels per side.
+        num_classes: class labels 0..num_classes-1.
+        parameters: transformer, tokenizer.
+        licence: of the weights.
+        data: what it was trained on.
+        paper: arXiv id of the method.
+        command: what made the weights.
+        verified: what was checked, by which test; "not verified" is allowed and visible.
+        scores: our own measurements, name -> value, with the protocol in the card.
+    """
+
+    name: str
+    folder: str
+    order: str
+    image_size: int
+    num_classes: int
+    parameters: tuple[int, int]
+    licence: str
+    data: str
+    paper: str
+    command: str
+    verified: str
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+PRESETS: dict[str, Preset] = {}
+
+
+def find(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        KeyError: an unknown name, with the nearest known ones.
+    """
+    if name not in PRESETS:
+        raise KeyError(unknown_name("preset", name, PRESETS))
+    return PRESETS[name]
