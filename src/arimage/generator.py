@@ -3,11 +3,13 @@
 Start reading here: ``__call__`` -> ``sample`` -> ``sampling.loop.generate`` -> ``tokenizer``.
 """
 
+import copy
+import operator
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +24,11 @@ from arimage.files import new_files, read_json, write_json
 from arimage.images import to_pil, to_pixels
 from arimage.pretrained import ArimageModel
 from arimage.registry import unknown_name
-from arimage.sampling.guidance import Guidance, Schedule, make_schedule
+from arimage.sampling.guidance import Guidance, Schedule, make_schedule, schedule_record
 from arimage.sampling.loop import Branch, generate
 from arimage.sampling.noise import PerImageNoise
-from arimage.sampling.registry import SAMPLERS, SCHEDULES
+from arimage.sampling.registry import SAMPLERS
 from arimage.sampling.samplers.base import Sampler
-from arimage.sampling.samplers.categorical import Categorical
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.tokenizers.registry import TOKENIZERS
 
@@ -43,9 +44,13 @@ class Settings:
     Attributes:
         guidance_scale: s in u + s (c - u); 1 is off.
         guidance_schedule: a registered name, or a Schedule.
-        temperature, top_k, top_p: of the categorical sampler; 0 and None, None are off.
+        temperature: of the categorical sampler; 0 is argmax.
+        top_k, top_p: of the categorical sampler; None is off.
         num_steps: passes of the model, for orders that let one choose; None is the default.
         sampler: a registered name.
+
+    Raises:
+        ValueError: a setting out of range. KeyError: an unknown schedule or sampler.
     """
 
     guidance_scale: float = 1.0
@@ -55,6 +60,10 @@ class Settings:
     top_p: float | None = None
     num_steps: int | None = None
     sampler: str = "categorical"
+
+    def __post_init__(self) -> None:
+        self.guidance()
+        self.make_sampler()
 
     def updated(self, changes: dict[str, Any]) -> "Settings":
         """A copy with some settings changed; an unknown one is a TypeError."""
@@ -71,27 +80,30 @@ class Settings:
     def make_sampler(self) -> Sampler:
         """The sampler these settings ask for."""
         cls = SAMPLERS[self.sampler]
-        if cls is Categorical:
-            return Categorical(self.temperature, self.top_k, self.top_p)
-        return cls()
+        options = vars(self).keys() & getattr(cls, "__dataclass_fields__", {}).keys()
+        return cls(**{name: getattr(self, name) for name in options})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; a schedule becomes its name and options."""
         record = {f.name: getattr(self, f.name) for f in fields(self)}
         if isinstance(self.guidance_schedule, Schedule):
-            options = asdict(self.guidance_schedule)  # type: ignore[call-overload]
-            name = next(n for n in SCHEDULES if SCHEDULES[n] is type(self.guidance_schedule))
-            record["guidance_schedule"] = {"name": name, **options}
+            record["guidance_schedule"] = schedule_record(self.guidance_schedule)
         return record
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Settings":
-        """The inverse of ``to_json``."""
-        schedule = record.get("guidance_schedule", "constant")
-        if isinstance(schedule, dict):
-            options = {k: v for k, v in schedule.items() if k != "name"}
-            schedule = SCHEDULES[schedule["name"]](**options)
-        return cls().updated({**record, "guidance_schedule": schedule})
+        """The inverse of ``to_json``.
+
+        Raises:
+            ValueError: an unknown setting, schedule or option, or a value out of range.
+        """
+        changes = dict(record)
+        try:
+            if isinstance(changes.get("guidance_schedule"), dict):
+                changes["guidance_schedule"] = make_schedule(changes["guidance_schedule"])
+            return cls().updated(changes)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"cannot read the sampling settings: {error.args[0]}") from error
 
 
 @dataclass(frozen=True)
@@ -138,6 +150,9 @@ class ImageGenerator:
         self.settings = settings or Settings()
         self.class_names = list(class_names) if class_names is not None else None
         check_fit(tokenizer, transformer)
+        count = transformer.config.num_classes
+        if self.class_names is not None and len(self.class_names) != count:
+            raise ValueError(f"got {len(self.class_names)} class names for {count} classes")
 
     @classmethod
     def from_pretrained(
@@ -147,7 +162,7 @@ class ImageGenerator:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         revision: str | None = None,
-    ) -> Self:
+    ) -> "ImageGenerator":
         """Loads a preset of the zoo, a folder made by ``save_pretrained`` or a hub id.
 
         Raises:
@@ -165,8 +180,11 @@ class ImageGenerator:
         settings = Settings.from_json(index.get("sampling", {}))
         return cls(tokenizer, transformer, settings, index.get("class_names")).to(device)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes model_index.json, image_tokenizer/ and transformer/; each file appears whole."""
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Writes model_index.json, image_tokenizer/ and transformer/; each file appears whole.
+
+        ``dtype`` is what the weights are stored in (as they are by default).
+        """
         index = {
             "_class_name": type(self).__name__,
             "_arimage_version": __version__,
@@ -176,11 +194,12 @@ class ImageGenerator:
             "class_names": self.class_names,
         }
         with new_files(folder) as temporary:
-            self.tokenizer.save_pretrained(temporary / TOKENIZER)
-            self.transformer.save_pretrained(temporary / TRANSFORMER)
+            for part, model in ((TOKENIZER, self.tokenizer), (TRANSFORMER, self.transformer)):
+                stored = model if dtype is None else copy.deepcopy(model).to(dtype)
+                stored.save_pretrained(temporary / part)
             write_json(temporary / INDEX, index)
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "ImageGenerator":
         """Moves both models; returns self."""
         self.tokenizer.to(device)
         self.transformer.to(device)
@@ -243,7 +262,10 @@ class ImageGenerator:
             yield to_pixels(self._decode(state)), state.ids.cpu()
 
     def stream(
-        self, class_labels: Sequence[int | str], *, seeds: Sequence[int] | int | None = None,
+        self,
+        class_labels: Sequence[int | str],
+        *,
+        seeds: Sequence[int] | int | None = None,
         **settings: Any,
     ) -> Iterator[Preview]:
         """Yields a preview after every step: the canvas so far, decoded."""
@@ -255,18 +277,21 @@ class ImageGenerator:
 
     def sample(
         self,
-        class_labels: Sequence[int],
-        seeds: Sequence[int],
+        class_labels: Sequence[int | str],
+        seeds: Sequence[int] | int,
         known: Known | None = None,
         **settings: Any,
     ) -> Iterator[State]:
         """The states of one batch, step by step; ``known`` tokens are kept (editing)."""
         chosen = self.settings.updated(settings)
         order = self.order(chosen.num_steps)
-        labels = torch.tensor(list(class_labels), device=self.device)
-        noise = PerImageNoise(seeds, self.device)
+        labels = self.labels(class_labels)
+        noise = PerImageNoise(make_seeds(seeds, len(labels)), self.device)
+        if known is not None:
+            check_known(known, self.tokenizer.config.vocab_size)
         with torch.no_grad():
-            branch = Branch.of(self.transformer, order, labels, chosen.guidance())
+            rows = torch.tensor(labels, device=self.device)
+            branch = Branch.of(self.transformer, order, rows, chosen.guidance())
         return generate([branch], order, chosen.make_sampler(), noise, known)
 
     def order(self, num_steps: int | None = None) -> Order:
@@ -293,11 +318,12 @@ class ImageGenerator:
             if label not in names:
                 raise KeyError(unknown_name("class name", label, names))
             return names.index(label)
-        if not 0 <= int(label) <= count:
+        index = operator.index(label)
+        if not 0 <= index <= count:
             raise ValueError(
                 f"got class label {label}; expected 0 to {count - 1}, or {count} for no class"
             )
-        return int(label)
+        return index
 
     @torch.no_grad()
     def _decode(self, state: State) -> Tensor:
@@ -339,27 +365,47 @@ def make_seeds(seeds: Sequence[int] | int | None, count: int) -> list[int]:
             f"got {count} class labels for {len(seeds)} seeds; pass one seed per image or a "
             "single seed"
         )
-    return [int(seed) for seed in seeds]
+    return [operator.index(seed) for seed in seeds]
 
 
 def check_fit(tokenizer: ImageTokenizer, transformer: Backbone) -> None:
-    """Raises ValueError unless both agree on slots and vocabulary."""
-    ours = (transformer.num_slots, transformer.config.vocab_size)
-    theirs = (tokenizer.slots.num_slots, tokenizer.config.vocab_size)
-    if ours != theirs:
+    """Raises ValueError unless both agree on token maps, vocabulary and, if read, codes."""
+    theirs: dict[str, Any] = {
+        "grids": tokenizer.slots.grids,
+        "vocab_size": tokenizer.config.vocab_size,
+        "code_dim": tokenizer.config.code_dim,
+    }
+    ours = {
+        "grids": transformer.slots.grids,
+        "vocab_size": transformer.config.vocab_size,
+        "code_dim": transformer.code_dim,
+    }
+    for name, value in ours.items():
+        if value is not None and value != theirs[name]:
+            raise ValueError(
+                f"the transformer was built for {name} {value} and the tokenizer has "
+                f"{theirs[name]}; use the pair that was trained together"
+            )
+
+
+def check_known(known: Known, vocab_size: int) -> None:
+    """Raises ValueError unless the given ids are inside the vocabulary."""
+    given = known.ids[known.mask]
+    if len(given) and not 0 <= int(given.min()) <= int(given.max()) < vocab_size:
         raise ValueError(
-            f"the transformer was built for {ours[0]} tokens of {ours[1]} codes and the tokenizer "
-            f"gives {theirs[0]} of {theirs[1]}; use the pair that was trained together"
+            f"got known ids from {int(given.min())} to {int(given.max())}; expected 0 to "
+            f"{vocab_size - 1}"
         )
 
 
-def load_part(
-    folder: Path, part: str, registry: Any, dtype: torch.dtype
-) -> Any:
+def load_part(folder: Path, part: str, registry: Any, dtype: torch.dtype) -> Any:
     """One component folder, by the ``model_type`` in its config.json."""
     path = folder / part
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"no {part}/config.json in {folder}; the folder is incomplete")
     model_type = str(read_json(path / "config.json").get("model_type", ""))
-    cls: type[ArimageModel] = registry[model_type.removeprefix("arimage_")]
+    name = model_type.removeprefix("arimage_")
+    if name not in registry:
+        raise ValueError(f"{path / 'config.json'}: {unknown_name(part, name, registry)}")
+    cls: type[ArimageModel] = registry[name]
     return cls.from_pretrained(path, dtype=dtype)

@@ -53,7 +53,9 @@ def read_image(path: str | Path, size: int | None = None) -> UInt8[np.ndarray, "
         with Image.open(path) as opened:
             image = opened.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is not a readable image; give a PNG, JPEG or WebP file") from error
+        raise ValueError(
+            f"{path} is not a readable image; give a PNG, JPEG or WebP file"
+        ) from error
     if size is not None:
         image = square(image, size)
     return np.asarray(image)

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +19,8 @@ from transformers.utils import logging as hf_logging
 
 from arimage.files import new_files, read_json
 from arimage.registry import unknown_name
+
+M = TypeVar("M", bound="ArimageModel")
 
 # Fields that transformers writes into every config.json, ours or not.
 _HOUSE_FIELDS = {field.name for field in dataclasses.fields(PreTrainedConfig)} | {
@@ -78,8 +80,8 @@ class ArimageModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
-    ) -> Self:
+        cls: type[M], pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
+    ) -> M:
         """Loads config.json and safetensors; every key must be used and every parameter filled.
 
         Args:

@@ -6,7 +6,7 @@ Shared by the tokenizers, which publish slots, and the orders, which walk over t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -65,6 +65,7 @@ def square_grids(sides: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple((side, side) for side in sides)
 
 
+@runtime_checkable
 class Fuser(Protocol):
     """What an order needs of a tokenizer. A canvas is what the chosen tokens add up to so far.
 

@@ -8,13 +8,17 @@ see, and the slots it predicts. Unknown tokens have id -1 everywhere.
 import dataclasses
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from arimage.pretrained import ArimageConfig, ArimageModel
+from arimage.registry import unknown_name
 from arimage.shapes import Bool, Float, Int
+from arimage.slots import SlotTable
+
+C = TypeVar("C", bound="Context")
 
 UNKNOWN = -1
 PREFIX, CONTENT = 0, 1
@@ -80,6 +84,13 @@ class Known:
     ids: Tensor
     mask: Tensor
 
+    def __post_init__(self) -> None:
+        if self.ids.shape != self.mask.shape or self.mask.dtype != torch.bool:
+            raise ValueError(
+                f"got known ids of shape {tuple(self.ids.shape)} and a {self.mask.dtype} mask of "
+                f"shape {tuple(self.mask.shape)}; expected one shape and a bool mask"
+            )
+
 
 @dataclass(frozen=True)
 class State:
@@ -112,6 +123,7 @@ class Lesson:
     counts: Tensor
 
 
+@runtime_checkable
 class Noise(Protocol):
     """Random draws of a batch of images. A step draws a fixed amount whatever the data say."""
 
@@ -126,6 +138,7 @@ class Noise(Protocol):
         ...
 
 
+@runtime_checkable
 class Cache(Protocol):
     """What attention remembers of earlier steps."""
 
@@ -158,16 +171,20 @@ class Context:
 
     prefix: Tensor
 
-    def rows(self, count: int) -> Self:
+    def rows(self: C, count: int) -> C:
         """The first ``count`` rows."""
         fields = (f.name for f in dataclasses.fields(self))
         return type(self)(**{name: getattr(self, name)[:count] for name in fields})
 
 
 class BackboneConfig(ArimageConfig):
-    """Fields that every transformer has; ``null_class`` is row ``num_classes``."""
+    """Fields that every transformer has; ``null_class`` is row ``num_classes``.
+
+    A family names the orders that it can be run in (``orders``).
+    """
 
     model_type = "arimage_backbone"
+    orders: ClassVar[tuple[str, ...]] = ()
 
     order: str = "raster"
     vocab_size: int = 256
@@ -187,8 +204,18 @@ class BackboneConfig(ArimageConfig):
         """The row of the unconditional class."""
         return self.num_classes
 
+    def validate_order(self) -> None:
+        """The order is one that the family knows."""
+        if self.order not in self.orders:
+            raise ValueError(
+                unknown_name(f"order of {type(self).__name__}", self.order, self.orders)
+            )
+
     def validate_heads(self) -> None:
-        """The width is a multiple of the heads."""
+        """Sizes are positive and the width is a multiple of the heads."""
+        for name in ("vocab_size", "depth", "width", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"got {name} {getattr(self, name)}; expected an integer >= 1")
         if self.width % self.num_heads:
             raise ValueError(
                 f"width {self.width} is not a multiple of num_heads {self.num_heads}; "
@@ -209,8 +236,13 @@ class Backbone(ArimageModel):
 
     @property
     @abstractmethod
-    def num_slots(self) -> int:
-        """Tokens per image that the model was built for."""
+    def slots(self) -> SlotTable:
+        """The slots of one image that the model was built for."""
+
+    @property
+    def code_dim(self) -> int | None:
+        """Dimension of the codes that it reads; None for models that read ids."""
+        return None
 
     @property
     def cache_shape(self) -> CacheShape:

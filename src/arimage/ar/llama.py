@@ -5,6 +5,8 @@ raster order. With ``order="masked"`` the same blocks are bidirectional and the 
 more row, the mask token (arXiv 2202.04200).
 """
 
+from typing import ClassVar
+
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from arimage.ar.base import UNKNOWN, Backbone, BackboneConfig, Cache, Context, Step
 from arimage.ar.layers import RMSNorm, SwiGLU, attend, rotary_2d, rotate, split_heads
 from arimage.shapes import Float, Int
+from arimage.slots import SlotTable
 
 ROTARY_BASE = 10000.0  # FoundationVision/LlamaGen@ce98ec4 autoregressive/models/gpt.py, ModelArgs
 INIT_STD = 0.02  # the same class
@@ -22,6 +25,7 @@ class LlamaConfig(BackboneConfig):
     """Sizes of a Llama-type transformer; grid: (height, width) of the token map."""
 
     model_type = "arimage_llama"
+    orders: ClassVar[tuple[str, ...]] = ("raster", "masked")
 
     order: str = "raster"
     grid: list[int] | tuple[int, ...] = (4, 4)
@@ -91,9 +95,10 @@ class LlamaModel(Backbone):
         self.post_init()
 
     @property
-    def num_slots(self) -> int:
-        """Cells of the grid."""
-        return self.config.grid[0] * self.config.grid[1]
+    def slots(self) -> SlotTable:
+        """The cells of the grid."""
+        height, width = self.config.grid
+        return SlotTable(((height, width),))
 
     def prepare(self, class_labels: Int[Tensor, " r"]) -> Context:
         """The class token."""

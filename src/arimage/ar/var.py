@@ -7,6 +7,7 @@ plus one embedding per scale.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from arimage.ar.base import Backbone, BackboneConfig, Cache, Context, Step
 from arimage.ar.layers import MLP, attend, split_heads
 from arimage.shapes import Float, Int
+from arimage.slots import SlotTable, square_grids
 
 MAX_LOG_SCALE = math.log(100)  # FoundationVision/VAR@78b9539 models/basic_var.py, SelfAttention
 START_SCALE = 4.0  # of exp(log_scale), the same class
@@ -32,6 +34,7 @@ class VARConfig(BackboneConfig):
     """
 
     model_type = "arimage_var"
+    orders: ClassVar[tuple[str, ...]] = ("next_scale",)
 
     order: str = "next_scale"
     scales: list[int] | tuple[int, ...] = (1, 2, 3, 4)
@@ -42,10 +45,12 @@ class VARConfig(BackboneConfig):
     shared_adaln: bool = False
 
     def validate_scales(self) -> None:
-        """Scales grow."""
+        """Scales grow from 1: the one class position predicts the first map."""
         scales = list(self.scales)
-        if not scales or scales != sorted(set(scales)) or scales[0] < 1:
-            raise ValueError(f"got scales {scales}; expected growing sides, for example 1, 2, 3, 4")
+        if scales != sorted(set(scales)) or scales[:1] != [1]:
+            raise ValueError(
+                f"got scales {scales}; expected growing sides from 1, for example 1, 2, 3, 4"
+            )
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ class VARModel(Backbone):
         self.class_embedding = nn.Embedding(config.num_classes + 1, width)
         self.start = nn.Parameter(torch.zeros(1, 1, width))
         self.code_embedding = nn.Linear(config.code_dim, width)
-        self.position_embedding = nn.Embedding(self.num_slots, width)
+        self.position_embedding = nn.Embedding(self.slots.num_slots, width)
         self.scale_embedding = nn.Embedding(len(config.scales), width)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
         if config.shared_adaln:
@@ -131,9 +136,14 @@ class VARModel(Backbone):
         self.post_init()
 
     @property
-    def num_slots(self) -> int:
-        """Tokens over all scales."""
-        return sum(side * side for side in self.config.scales)
+    def slots(self) -> SlotTable:
+        """One token map per scale."""
+        return SlotTable(square_grids(self.config.scales))
+
+    @property
+    def code_dim(self) -> int:
+        """As the config says."""
+        return self.config.code_dim
 
     def prepare(self, class_labels: Int[Tensor, " r"]) -> VARContext:
         """adaLN tables of every block: they depend on the class alone."""
@@ -173,7 +183,7 @@ class VARModel(Backbone):
         """Token map of each slot."""
         sizes = torch.tensor([side * side for side in self.config.scales], device=device)
         index = torch.arange(len(sizes), device=device)
-        return index.repeat_interleave(sizes, output_size=self.num_slots)
+        return index.repeat_interleave(sizes, output_size=self.slots.num_slots)
 
 
 def modulate(
@@ -199,14 +209,14 @@ def initialize(model: VARModel) -> None:
     nn.init.trunc_normal_(model.start, std=std)
     model.output.weight.mul_(HEAD_INIT)
     model.out_modulation.weight.mul_(MODULATION_INIT)
-    modulations = [model.shared_modulation] if config.shared_adaln else model.modulations
-    for modulation in modulations:
-        modulation.weight[2 * config.width :].mul_(MODULATION_INIT)
-        modulation.weight[: 2 * config.width].mul_(GATE_INIT)
-    if config.shared_adaln:
+    if config.shared_adaln:  # the shared projection itself is not scaled
         nn.init.normal_(model.modulation, std=config.width**-0.5)
         model.modulation[:, 2:].mul_(MODULATION_INIT)
         model.modulation[:, :2].mul_(GATE_INIT)
+    else:
+        for modulation in model.modulations:
+            modulation.weight[2 * config.width :].mul_(MODULATION_INIT)
+            modulation.weight[: 2 * config.width].mul_(GATE_INIT)
     for block in model.blocks:
         block.project.weight.div_(math.sqrt(2 * config.depth))
         block.mlp.down.weight.div_(math.sqrt(2 * config.depth))

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -86,7 +86,7 @@ class FeatureBatch:
         return len(self.features)
 
     @classmethod
-    def concatenate(cls, batches: list[Self]) -> Self:
+    def concatenate(cls, batches: list["FeatureBatch"]) -> "FeatureBatch":
         """Batches of one extractor, in order, as one."""
 
         def joined(part: str) -> np.ndarray | None:
@@ -169,6 +169,12 @@ class Reference:
     images: FeatureBatch | None
     sha256: str
 
+    @property
+    def features(self) -> Float[np.ndarray, "n d"]:
+        """One row per image; only for metrics that declare ``needs = "images"``."""
+        assert self.images is not None, "Metric.check_reference lets no such reference pass"
+        return self.images.features
+
     @classmethod
     def from_pixels(
         cls,
@@ -177,8 +183,8 @@ class Reference:
         extractor: Any,
         labels: Any = None,
         batch_size: int = 256,
-    ) -> Self:
-        """Extracts a real set once; ``pixels`` and ``extractor`` are whatever ``evaluate`` takes."""
+    ) -> "Reference":
+        """Extracts a real set once; ``pixels`` and ``extractor`` are what ``evaluate`` takes."""
         extract = feature_extractor(extractor)
         digest = hashlib.sha256()
         batches: list[FeatureBatch] = []
@@ -201,7 +207,7 @@ class Reference:
     @classmethod
     def from_moments(
         cls, name: str, extractor: str, mean: np.ndarray, covariance: np.ndarray, count: int
-    ) -> Self:
+    ) -> "Reference":
         """Published statistics: mean (d,), covariance (d, d) of ``count`` images' features."""
         moments = Moments.from_covariance(mean, covariance, count)
         digest = hashlib.sha256(moments.mean.tobytes() + moments.covariance.tobytes())
@@ -245,7 +251,7 @@ class Metric(ABC):
         """Takes what it needs of a batch, or raises ValueError before it changed anything."""
 
     @abstractmethod
-    def absorb(self, other: Self) -> None:
+    def absorb(self, other: Any) -> None:
         """Takes over the state of ``other``, whose images come after its own."""
 
     @abstractmethod
@@ -259,7 +265,7 @@ class Metric(ABC):
         self.count += len(batch)
         self.extractor = batch.extractor
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: "Metric") -> None:
         """Counts in the images that ``other`` saw, after its own."""
         if type(other) is not type(self):
             raise TypeError(
@@ -332,7 +338,7 @@ class RowMetric(Metric):
         """Keeps ``rows(batch)``."""
         self._pieces.append(self.rows(batch))
 
-    def absorb(self, other: Self) -> None:
+    def absorb(self, other: Any) -> None:
         """Appends the rows of ``other``."""
         self._pieces.extend(other._pieces)
 

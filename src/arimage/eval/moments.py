@@ -1,16 +1,30 @@
 """Mean and covariance of a stream of features, in float64, mergeable without loss."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
 import numpy as np
+import torch
 
 from arimage.shapes import Float
 
 # A covariance read from a file may be asymmetric or have negative eigenvalues by rounding (its
 # writer may have used float32); more than this, relative to the largest, is another matrix.
 FILE_ROUNDING = 1e-4
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Decompositions on one thread: at 2048 features that is 2 s always, while two threads that
+    wait for a busy core spin, and were measured at 8 to 44 s."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +41,7 @@ class Moments:
     scatter: Float[np.ndarray, "d d"]
 
     @classmethod
-    def of(cls, rows: Float[np.ndarray, "n d"]) -> Self:
+    def of(cls, rows: Float[np.ndarray, "n d"]) -> "Moments":
         """The moments of at least one row."""
         rows = rows.astype(np.float64)
         mean = rows.mean(axis=0)
@@ -35,7 +49,7 @@ class Moments:
         return cls(len(rows), mean, centred.T @ centred)
 
     @classmethod
-    def from_covariance(cls, mean: np.ndarray, covariance: np.ndarray, count: int) -> Self:
+    def from_covariance(cls, mean: np.ndarray, covariance: np.ndarray, count: int) -> "Moments":
         """Published statistics: mean (d,), covariance (d, d) with ddof 1, over ``count`` images.
 
         Raises:
@@ -53,10 +67,10 @@ class Moments:
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             raise ValueError("the mean or covariance holds NaN or infinity; compute it again")
         if np.abs(covariance - covariance.T).max() > FILE_ROUNDING * np.abs(covariance).max():
-            raise ValueError("the covariance is not symmetric; give the matrix of ddof-1 covariances")
+            raise ValueError("the covariance is not symmetric; give a matrix with ddof 1")
         return cls(count, mean, (covariance + covariance.T) * ((count - 1) / 2))
 
-    def merge(self, other: Self) -> Self:
+    def merge(self, other: "Moments") -> "Moments":
         """The moments of both streams together."""
         if len(self.mean) != len(other.mean):
             raise ValueError(
@@ -67,7 +81,7 @@ class Moments:
         step = other.mean - self.mean
         mean = self.mean + step * (other.count / count)
         between = np.outer(step, step) * (self.count * other.count / count)
-        return type(self)(count, mean, self.scatter + other.scatter + between)
+        return Moments(count, mean, self.scatter + other.scatter + between)
 
     @property
     def covariance(self) -> Float[np.ndarray, "d d"]:
@@ -85,13 +99,13 @@ class Moments:
         Eigenvalues below rounding are dropped, not clipped: their square roots would be far
         above rounding (1e-8 for 1e-16) and would show in a Frechet distance.
         """
-        covariance = self.covariance
-        if self.count > len(self.mean):
-            try:
-                return np.linalg.cholesky(covariance)
-            except np.linalg.LinAlgError:
-                pass  # constant or dependent features; the eigenvectors below cope with them
-        values, vectors = np.linalg.eigh(covariance)
+        covariance = torch.from_numpy(self.covariance)
+        with one_thread():
+            if self.count > len(self.mean):
+                factor, failed = torch.linalg.cholesky_ex(covariance)
+                if not failed:  # it fails on constant or dependent features
+                    return factor.numpy()
+            values, vectors = (part.numpy() for part in torch.linalg.eigh(covariance))
         if values[0] < -FILE_ROUNDING * abs(values[-1]):
             raise ValueError(
                 f"the covariance has a negative eigenvalue ({values[0]:.3g}); it is not one"

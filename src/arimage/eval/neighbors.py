@@ -8,9 +8,7 @@ from arimage.shapes import Bool, Float
 TILE = 4096  # rows and columns; one tile of float64 distances is 134 MB
 
 
-def squared_distances(
-    a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]
-) -> Float[Tensor, "n m"]:
+def squared_distances(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
     """Squared Euclidean distances by one matrix product; equal rows are at exactly 0.
 
     The product cancels, leaving up to d * eps * (|a|^2 + |b|^2) of noise where 0 belongs, so what

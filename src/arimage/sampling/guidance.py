@@ -6,13 +6,15 @@ c and u are the logits with the class and without. A schedule gives s for each s
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
+from arimage.registry import unknown_name
 from arimage.sampling.registry import SCHEDULES
 
 
 class Schedule(ABC):
-    """s as a function of the step."""
+    """s as a function of the step; subclasses are dataclasses, their fields are its options."""
 
     @abstractmethod
     def __call__(self, scale: float, index: int, num_steps: int) -> float:
@@ -94,19 +96,35 @@ class Guidance:
         active = [i for i in range(num_steps) if self.at(i, num_steps) != 1]
         return active[-1] if active else -1
 
-    def settings(self) -> dict[str, object]:
-        """For records."""
-        options = asdict(self.schedule)  # type: ignore[call-overload]
-        return {
-            "guidance_scale": self.scale,
-            "guidance_schedule": {"name": type(self.schedule).__name__, **options},
-        }
 
-
-def make_schedule(schedule: str | Schedule) -> Schedule:
-    """A schedule by registered name (with its defaults) or as it is.
+def make_schedule(schedule: str | dict[str, Any] | Schedule) -> Schedule:
+    """A schedule by registered name, by a record of name and options, or as it is.
 
     Raises:
-        KeyError: an unknown name, with the nearest known ones.
+        KeyError: an unknown name or option, with the nearest known ones.
     """
-    return SCHEDULES[schedule]() if isinstance(schedule, str) else schedule
+    if isinstance(schedule, Schedule):
+        return schedule
+    options = {"name": schedule} if isinstance(schedule, str) else dict(schedule)
+    name = options.pop("name", None)
+    cls = SCHEDULES[name]
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    for option in options:
+        if option not in known:
+            raise KeyError(unknown_name(f"option of the schedule {name!r}", option, known))
+    return cls(**options)
+
+
+def schedule_record(schedule: Schedule) -> dict[str, Any]:
+    """The name and the options of a schedule; ``make_schedule`` reads them.
+
+    Raises:
+        ValueError: a schedule that is not registered.
+    """
+    for name in SCHEDULES:
+        if SCHEDULES[name] is type(schedule):
+            return {"name": name, **asdict(schedule)}  # type: ignore[call-overload]
+    raise ValueError(
+        f"{type(schedule).__name__} is not a registered guidance schedule; add it to SCHEDULES, so "
+        "that its settings can be saved"
+    )

@@ -54,7 +54,7 @@ class Branch:
         guided = step.index <= self.guidance.last_active(step.num_steps)
         context, cache = self.context, self.cache
         if not guided and len(context.prefix) > batch:
-            context, cache = context.rows(batch), cache.rows(batch) if cache else None
+            context, cache = context.rows(batch), cache and cache.rows(batch)
         if inputs is not None and guided:
             inputs = torch.cat([inputs, inputs])
         hidden = self.model(inputs, context, step, cache)
@@ -81,7 +81,7 @@ def generate(
         known: tokens that are given.
 
     Raises:
-        FloatingPointError: NaN in the logits; the step is named.
+        FloatingPointError: NaN or infinity in the logits; the step is named.
     """
     state = order.start(noise, known)
     while (step := order.next_step(state)) is not None:
@@ -93,9 +93,9 @@ def generate(
 
 
 def check_finite(logits: Tensor, step: Step) -> None:
-    """Raises FloatingPointError on NaN."""
-    if bool(logits.isnan().any()):
+    """Raises FloatingPointError unless the largest logit of every row is finite."""
+    if not bool(logits.amax(-1).isfinite().all()):
         raise FloatingPointError(
-            f"NaN in the logits at step {step.index + 1} of {step.num_steps}: the weights hold "
-            "NaN or the dtype overflows; check the checkpoint or use float32"
+            f"NaN or infinity in the logits at step {step.index + 1} of {step.num_steps}: the "
+            "weights hold NaN or the dtype overflows; check the checkpoint or use float32"
         )

@@ -5,6 +5,7 @@ Token maps from coarse to fine; each codes what the coarser ones left over. The 
 convolution ``phi``. Behaviour: FoundationVision/VAR@78b9539 models/quant.py.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
@@ -26,9 +27,9 @@ def phi_index(num_scales: int, num_phi: int) -> tuple[int, ...]:
     if (num_scales, num_phi) in PUBLISHED_PHI:
         return PUBLISHED_PHI[num_scales, num_phi]
     edge = 1 / 3 / num_phi if num_phi == 4 else 1 / 2 / num_phi
-    ticks = torch.linspace(edge, 1 - edge, num_phi, dtype=torch.float64)
+    ticks = np.linspace(edge, 1 - edge, num_phi)  # numpy: models are built on the meta device
     where = [k / max(num_scales - 1, 1) for k in range(num_scales)]
-    return tuple(int((ticks - w).abs().argmin()) for w in where)
+    return tuple(int(np.abs(ticks - w).argmin()) for w in where)
 
 
 @strict
@@ -53,6 +54,8 @@ class MultiScaleVQConfig(VQTokenizerConfig):
                 f"got scales {scales}; expected growing sides that end with the latent side "
                 f"{self.side} (image_size / downsample_factor)"
             )
+        if self.num_phi < 1:
+            raise ValueError(f"got num_phi {self.num_phi}; expected an integer >= 1")
 
 
 class Phi(nn.Module):
@@ -81,6 +84,7 @@ class MultiScaleVQTokenizer(ConvTokenizer):
             Phi(config.code_dim, config.phi_ratio) for _ in range(config.num_phi)
         )
         self.phi_of_scale = phi_index(len(config.scales), config.num_phi)
+        self.post_init()
 
     @property
     def slots(self) -> SlotTable:

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from loguru import logger
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
@@ -79,8 +80,11 @@ class EMAQuantizer(Quantizer):
     cosine = False
 
     def build(self) -> nn.Module:
-        """``VectorQuantize`` with k-means start and replacement of dead codes."""
-        return VectorQuantize(
+        """``VectorQuantize`` with replacement of dead codes; the first training batch starts it.
+
+        Until then the codes are as small as taming's (uniform in +-1 / vocab_size), not zero.
+        """
+        inner = VectorQuantize(
             dim=self.code_dim,
             codebook_size=self.vocab_size,
             decay=EMA_DECAY,
@@ -91,11 +95,25 @@ class EMAQuantizer(Quantizer):
             rotation_trick=False,
             sync_codebook=torch.distributed.is_available() and torch.distributed.is_initialized(),
         )
+        codes = torch.empty(self.vocab_size, self.code_dim).uniform_(-1, 1) / self.vocab_size
+        inner.codebook = F.normalize(codes, dim=-1) if self.cosine else codes
+        return inner
 
     def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
         """As the contract; the loss is the commitment term."""
+        if not self.training:  # the library starts its k-means on any first batch, in eval too
+            ids = self.nearest(latents)
+            return Quantized(self.lookup(ids), ids, latents.new_zeros(()))
         codes, ids, loss = self.inner(latents)
         return Quantized(codes, ids.long(), loss.sum())
+
+    def nearest(self, latents: Float[Tensor, "b n c"]) -> Int[Tensor, "b n"]:
+        """Ids of the nearest codes, in float32."""
+        codes = self.inner.codebook.float()
+        scores = latents.float() @ codes.T
+        if not self.cosine:
+            scores = 2 * scores - codes.square().sum(-1)
+        return scores.argmax(-1)
 
     def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
         """Rows of the codebook."""

@@ -20,7 +20,7 @@ ROTATION, SCALE, SHIFT = 0.25, 0.12, 0.08
 
 def train_classifier(
     pixels: UInt8[np.ndarray, "n h w 3"],
-    labels: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " m"],
     *,
     steps: int,
     seed: int,
@@ -28,8 +28,8 @@ def train_classifier(
 ) -> DigitClassifier:
     """A classifier trained on ``pixels`` with AdamW, a one-cycle rate and random affine maps.
 
-    The same seed on the same machine gives the same weights; the caller's random state is left
-    as it was.
+    The same seed gives the same weights (up to the CPU's rounding); the caller's random state is
+    left as it was.
 
     Args:
         pixels: uint8 images of any size (resized to 32 x 32 grey).

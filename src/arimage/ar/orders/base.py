@@ -110,10 +110,10 @@ class Order(ABC):
 
     def _check_known(self, known: Known, batch: int) -> None:
         expected = (batch, self.num_slots)
-        if known.ids.shape != expected or known.mask.shape != expected:
+        if known.ids.shape != expected:
             raise ValueError(
-                f"got known ids {tuple(known.ids.shape)} and mask {tuple(known.mask.shape)}; "
-                f"expected {expected}: one entry per image and slot"
+                f"got known tokens of shape {tuple(known.ids.shape)}; expected {expected}: one "
+                "entry per image and slot"
             )
 
 

@@ -23,7 +23,7 @@ class MaskedOrder(Order):
     """``num_steps`` passes; after pass t a share cos(pi/2 * (t+1)/num_steps) stays unknown.
 
     Args:
-        num_steps: passes of the model; at most the number of slots.
+        num_steps: passes of the model, 8 by default; at most the number of slots.
         choice_temperature: scale of the Gumbel noise on the confidence, annealed to 0.
     """
 
@@ -34,10 +34,12 @@ class MaskedOrder(Order):
         fuser: Fuser,
         prefix_length: int,
         device: torch.device | str,
-        num_steps: int = NUM_STEPS,
+        num_steps: int | None = None,
         choice_temperature: float = CHOICE_TEMPERATURE,
     ) -> None:
         super().__init__(fuser, prefix_length, device)
+        if num_steps is None:
+            num_steps = min(NUM_STEPS, self.num_slots)
         if not 1 <= num_steps <= self.num_slots:
             raise ValueError(
                 f"got num_steps {num_steps}; the masked order takes 1 to {self.num_slots} steps "

@@ -24,9 +24,10 @@ class NextScaleOrder(CausalOrder):
         """The canvas at the size of the map to predict, (b, n, code_dim)."""
         return None if step.index == 0 else self.fuser.view(state.canvas, step.scale)
 
+    @torch.no_grad()
     def lesson(self, ids: Int[Tensor, "b slots"], generator: torch.Generator) -> Lesson:
         """Views of the canvas as generation would see it, scales 1 and up; all tokens out."""
-        views, canvas = [], self.fuser.blank(len(ids))
+        views, canvas = [self.fuser.lookup(ids[:, :0])], self.fuser.blank(len(ids))
         for step in self._steps[:-1]:
             codes = self.fuser.lookup(ids[:, step.slots])
             canvas = self.fuser.fuse(canvas, step.scale, step.slots, codes)

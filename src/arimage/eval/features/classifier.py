@@ -7,7 +7,6 @@ these features ranks models of the demo among themselves; it is no literature nu
 import hashlib
 from importlib.resources import files
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -67,7 +66,7 @@ class DigitClassifier(nn.Module):
         return Path(path)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> "DigitClassifier":
         """Reads weights that ``save`` wrote; the model is in evaluation mode.
 
         Raises:
@@ -90,7 +89,9 @@ class DigitClassifier(nn.Module):
         model = cls()
         problem = _difference(model.state_dict(), weights)
         if problem:
-            raise ValueError(f"{path} is not a digit classifier: {problem}; give a file made by save")
+            raise ValueError(
+                f"{path} is not a digit classifier: {problem}; give a file made by save"
+            )
         model.load_state_dict(weights, strict=True)
         return model.eval()
 

@@ -11,7 +11,7 @@ accuracy, which is the most a score means. Images of one perfect example per cla
 it beside recall.
 """
 
-from typing import Self
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +33,9 @@ class Accuracy(Metric):
     def add(self, batch: FeatureBatch) -> None:
         """Counts a batch; ValueError without labels or probabilities, or for a foreign label."""
         if batch.labels is None:
-            raise ValueError(f"{self.name!r} needs the label each image was asked for; pass labels=")
+            raise ValueError(
+                f"{self.name!r} needs the label each image was asked for; pass labels="
+            )
         if batch.probabilities is None:
             raise ValueError(
                 f"{self.name!r} needs class probabilities and {batch.extractor!r} gives none; "
@@ -50,7 +52,7 @@ class Accuracy(Metric):
             np.bincount(right, minlength=classes), np.bincount(batch.labels, minlength=classes)
         )
 
-    def absorb(self, other: Self) -> None:
+    def absorb(self, other: Any) -> None:
         """Adds the counts of ``other``."""
         self._include(other.hits, other.asked)
 

@@ -2,14 +2,15 @@
 
 Distances are Euclidean between 8 x 8 grey thumbnails (``features/pixels.py``). The threshold is
 the 1st percentile of the training images' own nearest-neighbour distances, each image left out of
-its own search; an image at most that far from its nearest training image counts as a copy.
+its own search; an image nearer than that to its nearest training image counts as a copy.
 
 Source: our own definition, in the spirit of the nearest-neighbour tests of Meehan et al. 2020,
 "A Non-Parametric Test to Detect Data-Copying in Generative Models". It sees copies of whole images
 and nothing finer.
 
-What holds: order does not matter. The training set scores 1 against itself (distance 0 is always
-a copy, hence ``<=``), new images of its distribution about 0.01: that is the level to compare with.
+What holds: order does not matter. The training set scores 1 against itself (every distance is 0),
+new images of its distribution about 0.01: that is the level to compare with. Where so many training
+images are duplicates that the threshold is 0, nothing could count as a copy, and it says so.
 """
 
 import numpy as np
@@ -34,23 +35,28 @@ class Copies(RowMetric):
 
     def result(self, reference: Reference | None) -> tuple[float, dict[str, float]]:
         """The share of copies, the threshold and the median distances (generated, training)."""
-        assert reference is not None and reference.images is not None
-        if len(reference.images) < 2:
+        assert reference is not None
+        if len(reference.features) < 2:
             raise ValueError(
-                f"got a training set of {len(reference.images)} image; the copy threshold needs at "
-                "least 2"
+                f"got a training set of {len(reference.features)} image; the copy threshold needs "
+                "at least 2"
             )
-        training = _tensor(reference.images.features)
+        training = _tensor(reference.features)
         own = kth_nearest(training, 1).sqrt().numpy()
         threshold = np.percentile(own, PERCENTILE)
+        if threshold == 0:
+            raise ValueError(
+                "more than 1 % of the training images are duplicates of each other, so the copy "
+                "threshold is 0; pass training= without duplicates"
+            )
         found = nearest(_tensor(self.collected), training).sqrt().numpy()
         details = {
             "threshold": threshold,
             "median_distance": np.median(found),
             "training_median_distance": np.median(own),
-            "reference_count": len(reference.images),
+            "reference_count": len(training),
         }
-        return (found <= threshold).mean(), details
+        return (found < threshold).mean(), details
 
 
 def _tensor(rows: np.ndarray) -> Tensor:

@@ -11,12 +11,13 @@ draw of its own distribution, by about c / n: compare equal counts only.
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any
 
 import numpy as np
+import torch
 
 from arimage.eval.base import FeatureBatch, Metric, Reference
-from arimage.eval.moments import Moments
+from arimage.eval.moments import Moments, one_thread
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,14 @@ def frechet(generated: Moments, reference: Moments) -> Frechet:
             f"got {len(generated.mean)} features per image and a reference of "
             f"{len(reference.mean)}; use one feature extractor for both"
         )
-    product = generated.factor.T @ reference.factor
-    singular = np.linalg.svd(product, compute_uv=False) if product.size else np.zeros(0)
+    product = torch.from_numpy(generated.factor.T @ reference.factor)
+    with one_thread():
+        trace_root = torch.linalg.svdvals(product).sum().item()
     return Frechet(
         mean_term=float(np.square(generated.mean - reference.mean).sum()),
         trace_generated=float(np.trace(generated.covariance)),
         trace_reference=float(np.trace(reference.covariance)),
-        trace_root=float(singular.sum()),
+        trace_root=trace_root,
     )
 
 
@@ -72,7 +74,7 @@ class FrechetDistance(Metric):
         """Merges the moments of the batch."""
         self._include(Moments.of(batch.features))
 
-    def absorb(self, other: Self) -> None:
+    def absorb(self, other: Any) -> None:
         """Merges the moments of ``other``."""
         if other.moments is not None:
             self._include(other.moments)
@@ -82,7 +84,8 @@ class FrechetDistance(Metric):
 
     def result(self, reference: Reference | None) -> tuple[float, dict[str, float]]:
         """The distance, 0 where rounding leaves it below; ``raw`` and the terms as details."""
-        assert self.moments is not None and reference is not None
+        assert self.moments is not None
+        assert reference is not None
         terms = frechet(self.moments, reference.moments)
         details = {
             "raw": terms.distance,

@@ -11,6 +11,8 @@ less than the same set shuffled: generate or read images in mixed order. Between
 of classes. There is no reference, so a set has no score against itself.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 from arimage.eval.base import FeatureBatch, Reference, RowMetric
@@ -57,7 +59,5 @@ class InceptionScore(RowMetric):
                 f"evaluate at least {self.splits} images"
             )
         bounds = [i * len(rows) // self.splits for i in range(self.splits + 1)]
-        scores = [
-            divergence_score(rows[a:b]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)
-        ]
-        return float(np.mean(scores)), {"std": float(np.std(scores)), "splits": self.splits}
+        scores = [divergence_score(rows[a:b]) for a, b in pairwise(bounds)]
+        return float(np.mean(scores)), {"std": float(np.std(scores)), "splits": float(self.splits)}

@@ -11,11 +11,13 @@ What holds: order does not matter. A set against itself has precision = recall =
 duplicated images, whose balls have radius 0. Recall grows with the number of generated images.
 """
 
+from abc import abstractmethod
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from arimage.eval.base import FeatureBatch, Reference, RowMetric
+from arimage.eval.base import Reference, RowMetric
 from arimage.eval.neighbors import inside_any, kth_nearest
 from arimage.shapes import Float
 
@@ -51,17 +53,21 @@ class _ManifoldMetric(RowMetric):
             raise ValueError(f"got k {k}; expected at least 1 neighbour")
         self.k = k
 
-    def _real(self, reference: Reference | None) -> FeatureBatch:
-        assert reference is not None and reference.images is not None
-        if reference.images.features.shape[1] != self._pieces[0].shape[1]:
+    def result(self, reference: Reference | None) -> tuple[float, dict[str, float]]:
+        """The share in [0, 1], with k and the number of real images."""
+        assert reference is not None
+        real, generated = reference.features, self.collected
+        if real.shape[1] != generated.shape[1]:
             raise ValueError(
-                f"got {self._pieces[0].shape[1]} features per image and a reference of "
-                f"{reference.images.features.shape[1]}; use one feature extractor for both"
+                f"got {generated.shape[1]} features per image and a reference of "
+                f"{real.shape[1]}; use one feature extractor for both"
             )
-        return reference.images
+        details = {"k": float(self.k), "reference_count": float(len(real))}
+        return self.share(generated, real), details
 
-    def _details(self, real: FeatureBatch) -> dict[str, float]:
-        return {"k": self.k, "reference_count": len(real)}
+    @abstractmethod
+    def share(self, generated: Float[np.ndarray, "n d"], real: Float[np.ndarray, "m d"]) -> float:
+        """The share of one set inside the manifold of the other."""
 
 
 class Precision(_ManifoldMetric):
@@ -69,10 +75,9 @@ class Precision(_ManifoldMetric):
 
     name = "precision"
 
-    def result(self, reference: Reference | None) -> tuple[float, dict[str, float]]:
-        """The share in [0, 1], with k and the number of real images."""
-        real = self._real(reference)
-        return coverage(self.collected, real.features, self.k), self._details(real)
+    def share(self, generated: Float[np.ndarray, "n d"], real: Float[np.ndarray, "m d"]) -> float:
+        """Generated images inside the real manifold."""
+        return coverage(generated, real, self.k)
 
 
 class Recall(_ManifoldMetric):
@@ -80,7 +85,6 @@ class Recall(_ManifoldMetric):
 
     name = "recall"
 
-    def result(self, reference: Reference | None) -> tuple[float, dict[str, float]]:
-        """The share in [0, 1], with k and the number of real images."""
-        real = self._real(reference)
-        return coverage(real.features, self.collected, self.k), self._details(real)
+    def share(self, generated: Float[np.ndarray, "n d"], real: Float[np.ndarray, "m d"]) -> float:
+        """Real images inside the generated manifold."""
+        return coverage(real, generated, self.k)

@@ -1,0 +1,254 @@
+"""The command line. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from arimage.generator import ImageGenerator
+
+app = typer.Typer(
+    name="arimage",
+    help="Autoregressive image generation: demo, generate, reconstruct, train, evaluate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Option("--model", "-m", help="Preset, folder or hub id.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+
+
+@app.command()
+def demo(
+    order: Annotated[str, typer.Option(help="next_scale, raster or masked.")] = "next_scale",
+    out: Annotated[Path | None, typer.Option(help="Folder (default demo-out/ORDER).")] = None,
+    seed: Annotated[int, typer.Option(help="Of training.")] = 0,
+) -> None:
+    """Train, save, load, generate and score on real digits; a few minutes on a CPU."""
+    from rich.console import Console
+
+    from arimage.demo.report import table
+    from arimage.demo.run import run_demo
+
+    console = Console()
+    out = out or Path("demo-out") / order
+    record = run_demo(order, out, seed=seed, say=lambda text: console.print(f"[bold]{text}[/]"))
+    console.print(table(record))
+    console.print(f"pictures, report and model: {out}")
+    print(json.dumps(record))
+
+
+@app.command()
+def generate(
+    out: Annotated[Path, typer.Option(help="A .png for one sheet, or a folder for one PNG each.")],
+    model: Model = "digits-var",
+    classes: Annotated[str, typer.Option(help='Labels or names: "0-9", "3,1,4".')] = "0",
+    per_class: Annotated[int, typer.Option(help="Images per class.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Of the first image; the others count up.")] = 0,
+    guidance_scale: Annotated[float | None, typer.Option(help="u + s (c - u); 1 is off.")] = None,
+    guidance_schedule: Annotated[str | None, typer.Option(help="constant, linear, ...")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is argmax.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep the k most probable tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Keep the nucleus of this mass.")] = None,
+    num_steps: Annotated[int | None, typer.Option(help="Passes, for masked models.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Generate images from class labels."""
+    options = {
+        "guidance_scale": guidance_scale,
+        "guidance_schedule": guidance_schedule,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "num_steps": num_steps,
+    }
+    settings = {name: value for name, value in options.items() if value is not None}
+    from arimage.generator import ImageGenerator
+
+    generator = ImageGenerator.from_pretrained(model, device=device)
+    labels = [c for c in parse_classes(classes) for _ in range(per_class)]
+    save_generated(generator, model, labels, seed, settings, out, per_class)
+
+
+def save_generated(
+    generator: ImageGenerator,
+    model: str,
+    labels: list[int | str],
+    seed: int,
+    settings: dict[str, Any],
+    out: Path,
+    per_class: int,
+) -> None:
+    """One sheet (a .png) or one PNG per image (a folder), with the settings in the PNG."""
+    from arimage import __version__
+    from arimage.images import grid, write_png
+
+    output = generator(labels, seeds=seed, output_type="pixels", **settings)
+    record = {
+        "arimage": __version__,
+        "model": model,
+        **generator.settings.updated(settings).to_json(),
+    }
+    if out.suffix.lower() == ".png":
+        columns = per_class if per_class > 1 else min(len(labels), 10)
+        record |= {"class_labels": output.class_labels, "seeds": output.seeds}
+        write_png(out, grid(output.images, columns, zoom=2), {"arimage": json.dumps(record)})
+        typer.echo(f"{len(labels)} images: {out}")
+        return
+    for i, pixels in enumerate(output.images):
+        one = record | {"class_label": output.class_labels[i], "seed": output.seeds[i]}
+        name = f"{i:06d}_class{output.class_labels[i]}_seed{output.seeds[i]}.png"
+        write_png(out / name, pixels, {"arimage": json.dumps(one)})
+    typer.echo(f"{len(labels)} images: {out}/")
+
+
+def parse_classes(text: str) -> list[int | str]:
+    """ "0-9" or "3,1,4" or names, to labels.
+
+    Raises:
+        ValueError: an empty list or a range that runs backwards.
+    """
+    labels: list[int | str] = []
+    for part in (p.strip() for p in text.split(",")):
+        low, dash, high = part.partition("-")
+        if dash and low.isdigit() and high.isdigit():
+            if int(low) > int(high):
+                raise ValueError(f"got the class range {part!r}; write it upwards, for example 0-9")
+            labels += range(int(low), int(high) + 1)
+        elif part:
+            labels.append(int(part) if part.isdigit() else part)
+    if not labels:
+        raise ValueError(f"got classes {text!r}; give labels, for example 0-9 or 3,1,4")
+    return labels
+
+
+@app.command()
+def reconstruct(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    out: Annotated[Path, typer.Option(help="A .png: originals above reconstructions.")],
+    model: Model = "digits-var",
+    device: Device = "cpu",
+) -> None:
+    """Encode images to tokens and decode them again; prints PSNR and SSIM."""
+    import numpy as np
+
+    from arimage.eval.metrics.reconstruction import psnr, ssim
+    from arimage.generator import ImageGenerator
+    from arimage.images import from_pixels, grid, read_image, to_pixels, write_png
+
+    tokenizer = ImageGenerator.from_pretrained(model, device=device).tokenizer
+    originals = np.stack([read_image(p, tokenizer.config.image_size) for p in images])
+    decoded = to_pixels(tokenizer.reconstruct(from_pixels(originals).to(tokenizer.device)))
+    write_png(out, grid(np.concatenate([originals, decoded]), len(originals), zoom=2))
+    for path, db, similarity in zip(
+        images, psnr(originals, decoded), ssim(originals, decoded), strict=True
+    ):
+        typer.echo(f"{path}: PSNR {db:.2f} dB, SSIM {similarity:.3f}")
+    typer.echo(f"sheet: {out}")
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Option(help="A folder with one sub-folder of images per class.")],
+    out: Annotated[Path, typer.Option(help="Where the generator is saved.")],
+    order: Annotated[str, typer.Option(help="next_scale, raster or masked.")] = "next_scale",
+    image_size: Annotated[int, typer.Option(help="Pixels per side, a multiple of 8.")] = 32,
+    tokenizer_steps: Annotated[int, typer.Option(min=1)] = 1000,
+    transformer_steps: Annotated[int, typer.Option(min=1)] = 2000,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Train a small tokenizer and transformer on a folder of images."""
+    from arimage.training.generator_trainer import train_on_folder
+
+    train_on_folder(
+        data,
+        out,
+        order=order,
+        image_size=image_size,
+        tokenizer_steps=tokenizer_steps,
+        transformer_steps=transformer_steps,
+        seed=seed,
+    )
+    typer.echo(f"saved: {out}")
+
+
+@app.command()
+def evaluate(
+    samples: Annotated[Path, typer.Argument(help="A folder of images.")],
+    reference: Annotated[Path, typer.Option(help="A folder of real images.")],
+    metrics: Annotated[str, typer.Option(help="Comma-separated names.")] = "fid,precision,recall",
+    features: Annotated[str, typer.Option(help="pixels, or digits.")] = "pixels",
+    out: Annotated[Path | None, typer.Option(help="Folder for report.json and report.md.")] = None,
+) -> None:
+    """Score a folder of images against a folder of real ones."""
+    from rich.console import Console
+
+    from arimage.eval.runner import evaluate as run
+
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    report = run(samples, metrics=names, reference=reference, features=features)
+    Console().print(report.table())
+    if out is not None:
+        report.save(out)
+    print(json.dumps(report.to_json()))
+
+
+@app.command("ls")
+def list_models() -> None:
+    """List the models that load by name, and what is registered."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from arimage import (
+        FEATURES,
+        METRICS,
+        MODELS,
+        ORDERS,
+        PRESETS,
+        QUANTIZERS,
+        SAMPLERS,
+        SCHEDULES,
+        TOKENIZERS,
+    )
+
+    table = Table(title="presets")
+    for heading in ("name", "order", "size", "classes", "parameters", "licence", "verified"):
+        table.add_column(heading)
+    for preset in PRESETS.values():
+        sizes = " + ".join(f"{n:,}" for n in preset.parameters)
+        row = (preset.order, str(preset.image_size), str(preset.num_classes), sizes)
+        table.add_row(preset.name, *row, preset.licence, preset.verified)
+    console = Console()
+    console.print(table)
+    registries = (
+        TOKENIZERS,
+        QUANTIZERS,
+        MODELS,
+        ORDERS,
+        SAMPLERS,
+        SCHEDULES,
+        METRICS,
+        FEATURES,
+    )
+    for registry in registries:
+        console.print(f"{registry.kind}: {', '.join(registry)}")
+
+
+def main() -> None:
+    """Runs a command; what the user can mend becomes one sentence on stderr and exit code 2."""
+    try:
+        app()
+    except (ValueError, TypeError, KeyError, OSError, FloatingPointError) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        typer.echo(f"arimage: {text}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Small models for small images: what ``arimage demo`` and ``arimage train`` build.
+
+A few hundred thousand parameters each, so that a CPU trains them in minutes.
+"""
+
+from typing import Any
+
+import torch
+
+from arimage.ar.base import Backbone
+from arimage.ar.registry import MODELS
+from arimage.registry import unknown_name
+from arimage.tokenizers.base import ImageTokenizer, nearest_multiple_error
+from arimage.tokenizers.registry import TOKENIZERS
+
+DOWNSAMPLE = 8
+VOCAB_SIZE = 128
+SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # VAR at 256 px; smaller images take the first ones
+SMALL_ORDERS = ("next_scale", "raster", "masked")
+
+
+def small_tokenizer(order: str, image_size: int, seed: int) -> ImageTokenizer:
+    """An untrained tokenizer of the kind that ``order`` needs.
+
+    Raises:
+        KeyError: an unknown order. ValueError: a size that is not a multiple of 8.
+    """
+    _check_order(order)
+    if image_size < DOWNSAMPLE or image_size % DOWNSAMPLE:
+        raise ValueError(nearest_multiple_error(image_size, DOWNSAMPLE))
+    fields: dict[str, Any] = {
+        "image_size": image_size,
+        "downsample_factor": DOWNSAMPLE,
+        "channels": 16,
+        "channel_multipliers": [1, 2, 2, 2],
+        "norm_groups": 8,
+        "vocab_size": VOCAB_SIZE,
+        "code_dim": 8,
+    }
+    if order == "next_scale":
+        fields["scales"] = scales_to(image_size // DOWNSAMPLE)
+    cls = TOKENIZERS["multiscale_vq" if order == "next_scale" else "vq"]
+    torch.manual_seed(seed)
+    return cls(cls.config_class(**fields))
+
+
+def small_transformer(
+    order: str, tokenizer: ImageTokenizer, num_classes: int, seed: int
+) -> Backbone:
+    """An untrained transformer over ``tokenizer``'s tokens."""
+    _check_order(order)
+    height, width = tokenizer.slots.grids[-1]
+    fields: dict[str, Any] = {
+        "order": order,
+        "vocab_size": tokenizer.config.vocab_size,
+        "num_classes": num_classes,
+        "depth": 4,
+        "width": 96,
+        "num_heads": 4,
+        "dropout": 0.1,
+    }
+    if order == "next_scale":
+        scales = [h for h, _ in tokenizer.slots.grids]
+        fields |= {"scales": scales, "code_dim": tokenizer.config.code_dim, "shared_adaln": True}
+    else:
+        fields |= {"grid": [height, width], "mlp_hidden": 256}
+    cls = MODELS["var" if order == "next_scale" else "llama"]
+    torch.manual_seed(seed)
+    return cls(cls.config_class(**fields))
+
+
+def scales_to(side: int) -> list[int]:
+    """VAR's sides below ``side``, then ``side``."""
+    return [s for s in SCALES if s < side] + [side]
+
+
+def _check_order(order: str) -> None:
+    if order not in SMALL_ORDERS:
+        raise KeyError(unknown_name("order", order, SMALL_ORDERS))

@@ -1,0 +1,106 @@
+"""The demo's own code on a recipe of a few steps, and the presets it made."""
+
+import json
+
+import numpy as np
+import pytest
+
+from arimage import PRESETS, ImageGenerator, evaluate
+from arimage.demo.digits import load_digits
+from arimage.demo.recipes import RECIPES, DemoRecipe
+from arimage.demo.run import make_record, run_demo
+from arimage.generator import Settings
+from arimage.images import from_pixels, to_pixels
+
+
+def test_the_split_is_fixed_stratified_and_disjoint():
+    train, held_out = load_digits()
+    again, _ = load_digits()
+    assert (len(train.labels), len(held_out.labels)) == (1437, 360)
+    assert np.array_equal(train.pixels, again.pixels)
+    shares = np.bincount(held_out.labels) / np.bincount(
+        np.concatenate([train.labels, held_out.labels])
+    )
+    assert np.abs(shares - 0.2).max() < 0.01
+    seen = {image.tobytes() for image in train.pixels}
+    assert not any(image.tobytes() in seen for image in held_out.pixels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", sorted(RECIPES))
+def test_a_tiny_run_goes_all_the_way(tmp_path, order):
+    recipe = DemoRecipe(
+        tokenizer_steps=3, transformer_steps=3, classifier_steps=3, settings=Settings()
+    )
+    said = []
+    record = run_demo(order, tmp_path, progress=False, say=said.append, recipe=recipe)
+    names = {p.name for p in tmp_path.iterdir()}
+    pictures = {"samples.png", "stages.png", "reconstructions.png", "losses.png"}
+    assert names == pictures | {"generator", "classifier.safetensors", "report.md", "report.json"}
+    assert json.loads((tmp_path / "report.json").read_text())["demo"] == record
+    assert record["reached"]["accuracy"] is False  # three steps teach nothing
+    assert record["fid_floor"] < record["fid_ceiling"]
+    assert len(said) == 4
+
+
+def test_targets_are_judged_as_the_issue_says():
+    class Fake(dict):
+        def __missing__(self, name):
+            return type("Score", (), {"value": 0.5})()
+
+    class Demo:
+        order, seed = "raster", 0
+
+    def record(**values):
+        made = Fake({k: type("Score", (), {"value": v})() for k, v in values.items()})
+        score = {"fid": type("Score", (), {"value": 1.0})()}
+        ceiling = {"fid": type("Score", (), {"value": 101.0})()}
+        held_out = Fake(
+            accuracy=type("Score", (), {"value": 0.97})(),
+            copies=type("Score", (), {"value": 0.01})(),
+        )
+        reports = {"generated": made, "real": score, "untrained": ceiling, "held_out": held_out}
+        return make_record(Demo(), {"psnr": 1.0}, reports)["reached"]
+
+    good = record(accuracy=0.9, fid=11.0, copies=0.02)
+    assert all(good.values())
+    assert not record(accuracy=0.899, fid=11.0, copies=0.02)["accuracy"]
+    assert not record(accuracy=0.9, fid=11.1, copies=0.02)["fid"]
+    assert not record(accuracy=0.9, fid=11.0, copies=0.021)["copies"]
+
+
+def test_an_unknown_order_is_told_with_suggestions(tmp_path):
+    with pytest.raises(KeyError, match="next_scale"):
+        run_demo("next-scale", tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_do_what_their_records_say(name):
+    """300 images: accuracy and FID on the packaged classifier, within sampling noise."""
+    preset = PRESETS[name]
+    generator = ImageGenerator.from_pretrained(name)
+    sizes = (generator.transformer.num_parameters(), generator.tokenizer.num_parameters())
+    assert sizes == preset.parameters
+    assert generator.transformer.config.order == preset.order
+    labels = list(range(10)) * 30
+    pixels = generator(labels, seeds=10_000, output_type="pixels", batch_size=100).images
+    train, held_out = load_digits()
+    report = evaluate(
+        pixels, labels=labels, metrics=["accuracy", "fid"], reference=held_out.pixels
+    )
+    assert report["accuracy"].value >= preset.scores["accuracy"] - 0.04
+    untrained = type(generator.transformer)(generator.transformer.config)
+    noise = ImageGenerator(generator.tokenizer, untrained, generator.settings)
+    pixels = noise(labels, seeds=0, output_type="pixels", batch_size=100).images
+    bad = evaluate(pixels, labels=labels, metrics=["accuracy", "fid"], reference=held_out.pixels)
+    assert bad["accuracy"].value < 0.5
+    assert report["fid"].value < bad["fid"].value / 5
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_preset_tokenizers_reconstruct_held_out_digits(name):
+    tokenizer = ImageGenerator.from_pretrained(name).tokenizer
+    _, held_out = load_digits()
+    decoded = to_pixels(tokenizer.reconstruct(from_pixels(held_out.pixels[:50])))
+    error = np.square(decoded.astype(float) - held_out.pixels[:50]).mean()
+    assert 10 * np.log10(255**2 / error) > 20

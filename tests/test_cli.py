@@ -1,0 +1,144 @@
+"""The command line on the packaged presets: what it writes, what it says to bad input."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from arimage.cli import app, main, parse_classes
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def fails(monkeypatch, capsys, *arguments):
+    """The one sentence that ``arimage ...`` prints, with exit code 2."""
+    monkeypatch.setattr(sys, "argv", ["arimage", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    text = capsys.readouterr().err.strip()
+    assert "\n" not in text
+    assert text.startswith("arimage: ")
+    return text
+
+
+@pytest.mark.parametrize("model", ["digits-var", "digits-llamagen"])
+def test_generate_writes_a_sheet_with_its_settings(tmp_path, model):
+    sheet = tmp_path / "digits.png"
+    run("generate", "--model", model, "--classes", "0-9", "--out", sheet, "--guidance-scale", 2)
+    with Image.open(sheet) as image:
+        record = json.loads(image.info["arimage"])
+    assert record["model"] == model
+    assert record["class_labels"] == list(range(10))
+    assert record["seeds"] == list(range(10))
+    assert record["guidance_scale"] == 2
+
+
+def test_generate_into_a_folder_equals_the_sheet(tmp_path):
+    run("generate", "--classes", "3,1,4", "--out", tmp_path / "folder", "--seed", 5)
+    run("generate", "--classes", "1", "--out", tmp_path / "one.png", "--seed", 6)
+    files = sorted((tmp_path / "folder").iterdir())
+    assert [f.name for f in files] == [
+        "000000_class3_seed5.png", "000001_class1_seed6.png", "000002_class4_seed7.png"
+    ]
+    alone = np.asarray(Image.open(tmp_path / "one.png"))[2:-2:2, 2:-2:2]
+    assert np.array_equal(np.asarray(Image.open(files[1])), alone)
+    assert not np.array_equal(np.asarray(Image.open(files[0])), alone)
+
+
+def test_reconstruct_and_evaluate(tmp_path):
+    run("generate", "--classes", "0-9", "--per-class", 3, "--out", tmp_path / "a")
+    run("generate", "--classes", "0-9", "--per-class", 3, "--out", tmp_path / "b", "--seed", 50)
+    files = sorted((tmp_path / "a").iterdir())[:3]
+    text = run("reconstruct", *files, "--out", tmp_path / "pairs.png")
+    assert text.count("PSNR") == 3
+    output = run(
+        "evaluate", tmp_path / "a", "--reference", tmp_path / "b", "--out", tmp_path / "r",
+        "--metrics", "fid, recall",
+    )
+    record = json.loads(output.strip().splitlines()[-1])
+    assert [s["name"] for s in record["scores"]] == ["fid", "recall"]
+    assert json.loads((tmp_path / "r" / "report.json").read_text()) == record
+
+
+def test_train_on_a_folder_gives_a_generator(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("bright", "dark"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(6):
+            level = 200 if name == "bright" else 30
+            pixels = rng.integers(level, level + 50, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{i}.png")
+    run(
+        "train", "--data", tmp_path / "data", "--out", tmp_path / "model", "--image-size", 16,
+        "--tokenizer-steps", 2, "--transformer-steps", 2, "--order", "raster",
+    )
+    run("generate", "--model", tmp_path / "model", "--classes", "dark,1", "--out", tmp_path / "x")
+    assert len(list((tmp_path / "x").iterdir())) == 2
+
+
+def test_ls_names_every_preset():
+    text = run("ls")
+    assert "digits-var" in text
+    assert "digits-llamagen" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "digit-var"], ["digit-var", "Did you mean", "digits-var"]),
+        (["--classes", "12"], ["12", "0 to 9"]),
+        (["--classes", "twelve"], ["twelve", "Known"]),
+        (["--top-p", "1.5"], ["top_p", "1.5"]),
+        (["--temperature", "-1"], ["temperature", "-1"]),
+        (["--guidance-schedule", "linar"], ["linar", "linear"]),
+        (["--num-steps", "4"], ["num_steps", "next_scale"]),
+        (["--seed", "-1"], ["seed", "-1"]),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_no_file(tmp_path, monkeypatch, capsys, arguments, words):
+    out = tmp_path / "x.png"
+    text = fails(monkeypatch, capsys, "generate", "--out", out, *arguments)
+    assert all(word in text for word in words), text
+    assert not list(tmp_path.iterdir())
+
+
+def test_unreadable_images_and_unwritable_folders(tmp_path, monkeypatch, capsys):
+    text = tmp_path / "notes.png"
+    text.write_text("not an image")
+    message = fails(monkeypatch, capsys, "reconstruct", text, "--out", tmp_path / "o.png")
+    assert "not a readable image" in message
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    message = fails(monkeypatch, capsys, "generate", "--out", blocked / "x.png")
+    assert "cannot create the folder" in message
+    message = fails(monkeypatch, capsys, "train", "--data", tmp_path, "--out", tmp_path / "m")
+    assert "no sub-folder" in message
+    message = fails(
+        monkeypatch, capsys, "train", "--data", tmp_path, "--out", tmp_path / "m",
+        "--image-size", 30,
+    )
+    assert "24 or 32" in message
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "notes.png"]
+
+
+def test_parse_classes():
+    assert parse_classes("0-3, 7,cat") == [0, 1, 2, 3, 7, "cat"]
+    for text in ("", " , ", "9-0"):
+        with pytest.raises(ValueError, match="for example"):
+            parse_classes(text)
+
+
+def test_the_installed_command_answers():
+    done = subprocess.run(
+        [sys.executable, "-m", "arimage.cli", "ls"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,137 @@
+"""Both trainers learn, repeat exactly, and refuse what does not fit."""
+
+import numpy as np
+import pytest
+import torch
+
+from arimage.generator import make_order
+from arimage.training.ar_trainer import token_loss, train_transformer
+from arimage.training.common import Recipe, fit, index_batches
+from arimage.training.data import load_folder
+from arimage.training.generator_trainer import train_generator
+from arimage.training.small import SMALL_ORDERS, scales_to, small_tokenizer, small_transformer
+from arimage.training.tokenizer_trainer import encode_all, train_tokenizer
+
+
+def stripes(count=24, seed=0):
+    """Two classes of 16 x 16 images: horizontal and vertical stripes."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    wave = np.where(np.arange(16) // 4 % 2, 220, 30)
+    images = np.stack([np.tile(wave, (16, 1)).T if label else np.tile(wave, (16, 1)) for label in labels])
+    images = images[..., None].repeat(3, -1) + rng.integers(-20, 20, (count, 16, 16, 1))
+    return images.clip(0, 255).astype(np.uint8), labels.astype(np.int64)
+
+
+@pytest.mark.parametrize("order", SMALL_ORDERS)
+def test_losses_fall_and_a_repeat_is_bit_identical(order):
+    pixels, labels = stripes()
+
+    def train(seed):
+        return train_generator(
+            pixels, labels, order=order, tokenizer_steps=30, transformer_steps=40, seed=seed,
+            progress=False,
+        )
+
+    generator, (first, second) = train(0)
+    for history in (first, second):
+        assert np.mean(history.losses[-5:]) < 0.8 * np.mean(history.losses[:5])
+    again, records = train(0)
+    assert records[1].losses == second.losses
+    for a, b in zip(
+        generator.transformer.parameters(), again.transformer.parameters(), strict=True
+    ):
+        assert torch.equal(a, b)
+    assert train(1)[1][1].losses != second.losses
+    assert generator([0, 1], seeds=[0, 1]).ids.shape[0] == 2
+
+
+def test_a_trained_class_is_the_asked_class():
+    pixels, labels = stripes(64)
+    generator, _ = train_generator(
+        pixels, labels, order="next_scale", tokenizer_steps=120, transformer_steps=150,
+        progress=False,
+    )
+    images = generator([0] * 10 + [1] * 10, seeds=0, output_type="pixels").images.astype(float)
+    down = np.abs(np.diff(images, axis=1)).mean((1, 2, 3))
+    across = np.abs(np.diff(images, axis=2)).mean((1, 2, 3))
+    assert ((down > across) == np.repeat([False, True], 10)).mean() >= 0.9
+
+
+def test_index_batches_see_each_image_once_per_epoch():
+    batches = index_batches(10, 4, torch.Generator().manual_seed(0))
+    seen = torch.cat([next(batches) for _ in range(5)])
+    assert seen[:10].sort().values.tolist() == list(range(10))
+    assert seen[10:].sort().values.tolist() == list(range(10))
+    assert seen[:10].tolist() != list(range(10))
+
+
+def test_token_loss_counts_only_what_counts():
+    logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([[0, 1, 2], [3, 4, 0]])
+    counts = torch.tensor([[True, False, True], [False, False, True]])
+    picked = -logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+    assert token_loss(logits, targets, counts).item() == pytest.approx(
+        picked[counts].mean().item(), rel=1e-6
+    )
+    assert token_loss(logits, targets, ~counts).item() != pytest.approx(
+        picked[counts].mean().item(), rel=1e-3
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step():
+    model = torch.nn.Linear(1, 1)
+
+    def loss_of(model, index, generator):
+        return model(torch.full((1, 1), float("nan"))).sum()
+
+    with pytest.raises(FloatingPointError, match="step 1"):
+        fit("toy", model, loss_of, 4, Recipe(steps=2, progress=False))
+
+
+def test_the_average_is_what_is_returned_and_it_lags():
+    model = torch.nn.Linear(1, 1)
+    start = model.weight.item()
+
+    def loss_of(model, index, generator):
+        return (model.weight - 5).square().sum()
+
+    recipe = Recipe(steps=20, learning_rate=0.1, ema_decay=0.9, progress=False)
+    average, _ = fit("toy", model, loss_of, 4, recipe)
+    assert abs(start - average.weight.item()) < abs(start - model.weight.item())
+
+
+def test_labels_and_images_that_do_not_fit_are_told():
+    pixels, labels = stripes(8)
+    tokenizer = small_tokenizer("raster", 16, 0)
+    transformer = small_transformer("raster", tokenizer, 2, 0)
+    order, ids = make_order(tokenizer, transformer), encode_all(tokenizer, pixels)
+    recipe = Recipe(steps=1, progress=False)
+    with pytest.raises(ValueError, match="7 class labels for 8 images"):
+        train_transformer(transformer, order, ids, labels[:7], recipe)
+    with pytest.raises(ValueError, match="expected 0 to 1"):
+        train_transformer(transformer, order, ids, labels + 1, recipe)
+    with pytest.raises(ValueError, match="16 x 16"):
+        train_tokenizer(tokenizer, np.zeros((2, 8, 8, 3), np.uint8), recipe)
+    with pytest.raises(ValueError, match="at least 1"):
+        Recipe(steps=0)
+    with pytest.raises(KeyError, match="next_scale"):
+        small_tokenizer("next_scal", 16, 0)
+
+
+def test_scales_follow_var():
+    assert scales_to(16) == [1, 2, 3, 4, 5, 6, 8, 10, 13, 16]
+    assert scales_to(4) == [1, 2, 3, 4]
+    assert scales_to(7) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_load_folder_reads_classes_in_sorted_order(tmp_path):
+    from PIL import Image
+
+    for name, level in (("b", 10), ("a", 200)):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (12, 8), (level,) * 3).save(tmp_path / name / "x.png")
+    pixels, labels, names = load_folder(tmp_path, 8, progress=False)
+    assert names == ["a", "b"]
+    assert labels.tolist() == [0, 1]
+    assert pixels[:, 0, 0, 0].tolist() == [200, 10]
