@@ -12,7 +12,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 UNFINISHED := $(VENV)/.unfinished
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 MODERN := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
@@ -47,8 +47,8 @@ clean:
 # without a working Python and pip, begins again; one made by other means is kept and added to.
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c '$(MODERN)' 2>/dev/null || { \
-	  echo "arimage needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1 || true)."; \
-	  echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	  echo "arimage needs Python 3.11 or newer; $(PYTHON) answers: $$($(PYTHON) --version 2>&1)"; \
+	  echo "Name another one, for example: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "$(PYTHON) lacks the standard modules venv and ensurepip, which make $(VENV)."; \
 	  echo "On Debian and Ubuntu they are the package python3-venv."; exit 1; }
@@ -57,8 +57,11 @@ $(STAMP): pyproject.toml
 	    || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 	  if [ -e $(VENV) ]; then echo "$(VENV) is incomplete: making it again."; \
 	  else echo "Making an environment in $(VENV); this takes a minute or two, once."; fi; \
-	  mkdir -p $(VENV) && touch $(UNFINISHED) \
-	    && find $(VENV) -mindepth 1 ! -path $(UNFINISHED) -delete && $(PYTHON) -m venv $(VENV); \
+	  mkdir -p $(VENV) && touch $(UNFINISHED) || exit 1; \
+	  find $(VENV) -mindepth 1 ! -path $(UNFINISHED) -delete || { \
+	    echo "Cannot empty $(VENV). Stop the installation that still writes there, or remove it."; \
+	    exit 1; }; \
+	  $(PYTHON) -m venv $(VENV) || exit 1; \
 	else echo "Bringing $(VENV) up to date with pyproject.toml."; fi
 	@touch $(UNFINISHED)
 	@echo "  1/2 $(TORCH)"

@@ -161,6 +161,7 @@ def train(
     image_size: Annotated[int, typer.Option(help="Pixels per side, a multiple of 8.")] = 32,
     tokenizer_steps: Annotated[int, typer.Option(min=1)] = 1000,
     transformer_steps: Annotated[int, typer.Option(min=1)] = 2000,
+    jittered_copies: Annotated[int, typer.Option(help="Of each image, to add.", min=0)] = 0,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Train a small tokenizer and transformer on a folder of images."""
@@ -173,6 +174,7 @@ def train(
         image_size=image_size,
         tokenizer_steps=tokenizer_steps,
         transformer_steps=transformer_steps,
+        jittered_copies=jittered_copies,
         seed=seed,
     )
     typer.echo(f"saved: {out}")

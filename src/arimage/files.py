@@ -56,6 +56,7 @@ def new_files(folder: str | Path) -> Iterator[Path]:
         for source in sorted(p for p in temporary.rglob("*") if p.is_file()):
             target = folder / source.relative_to(temporary)
             target.parent.mkdir(parents=True, exist_ok=True)
+            os.chmod(source, 0o644)  # safetensors writes for the owner alone
             os.replace(source, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

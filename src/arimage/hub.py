@@ -8,8 +8,6 @@ from pathlib import Path
 from arimage.registry import unknown_name
 from arimage.zoo import PRESETS
 
-MARKERS = ("model_index.json", "config.json")
-
 
 def locate(name: str | Path, *, revision: str | None = None) -> Path:
     """A local folder for ``name``.

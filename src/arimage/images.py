@@ -65,8 +65,8 @@ def square(image: Image.Image, size: int) -> Image.Image:
     """The largest centred square of ``image``, resized to ``size`` pixels (Lanczos)."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    return image.resize((size, size), Image.Resampling.LANCZOS, box=box)
+    cut = image.crop((left, top, left + side, top + side))  # resize's own box would let others in
+    return cut.resize((size, size), Image.Resampling.LANCZOS)
 
 
 def write_png(

@@ -6,12 +6,15 @@ fills missing weights with random numbers after a warning. Here each of these is
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
+from huggingface_hub import dataclasses as hub_dataclasses
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -21,6 +24,7 @@ from arimage.files import new_files, read_json
 from arimage.registry import unknown_name
 
 M = TypeVar("M", bound="ArimageModel")
+S = TypeVar("S", bound="ArimageConfig")
 
 # Fields that transformers writes into every config.json, ours or not.
 _HOUSE_FIELDS = {field.name for field in dataclasses.fields(PreTrainedConfig)} | {
@@ -36,12 +40,13 @@ _HOUSE_FIELDS = {field.name for field in dataclasses.fields(PreTrainedConfig)} |
 class ArimageConfig(PreTrainedConfig):
     """Base of our configs: keyword-only, typed, no unknown field, complete when read from a file.
 
-    Subclasses declare their fields with defaults, are decorated with
-    ``huggingface_hub.dataclasses.strict`` (types are checked) and check values in methods called
-    ``validate_...`` (ValueError).
+    Subclasses declare their fields with defaults, are decorated with ``strict`` (types are checked)
+    and check values in methods called ``validate_...`` (ValueError), which run in the order of
+    their names.
     """
 
     model_type = "arimage_base"
+    positive: ClassVar[tuple[str, ...]] = ()  # fields that are at least 1
 
     @classmethod
     def own_fields(cls) -> list[str]:
@@ -54,6 +59,9 @@ class ArimageConfig(PreTrainedConfig):
             raise ValueError(
                 unknown_name(f"field of {type(self).__name__}", unknown[0], self.own_fields())
             )
+        for name in self.positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"got {name} {getattr(self, name)}; expected an integer >= 1")
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -66,6 +74,22 @@ class ArimageConfig(PreTrainedConfig):
                 f"{', '.join(cls.own_fields())}: add the field or save the model again"
             )
         return super().from_dict(config_dict, **kwargs)
+
+
+def strict(cls: type[S]) -> type[S]:
+    """huggingface_hub's ``strict`` for configs, whose first problem becomes one ValueError."""
+    checked = hub_dataclasses.strict(cls)
+    initialize = checked.__init__
+
+    @functools.wraps(initialize)
+    def initialize_or_tell(self: S, *args: Any, **kwargs: Any) -> None:
+        try:
+            initialize(self, *args, **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(f"{cls.__name__}: {error.__cause__}") from error
+
+    checked.__init__ = initialize_or_tell
+    return checked
 
 
 class ArimageModel(PreTrainedModel):
@@ -154,7 +178,7 @@ def _check_folder(path: Path, subfolder: str) -> None:
 
 def _check_loading(path: Path, info: dict[str, Any]) -> None:
     problems = [
-        f"{len(keys)} {kind} ({', '.join(sorted(str(k) for k in keys)[:3])}{', ...' * (len(keys) > 3)})"
+        f"{len(keys)} {kind} ({', '.join(sorted(map(str, keys))[:3])}{', ...' * (len(keys) > 3)})"
         for kind, keys in (
             ("missing", info["missing_keys"]),
             ("unexpected", info["unexpected_keys"]),

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
-    """One sentence for a name nobody registered: what came, the nearest known names, all of them."""
+    """One sentence for a name nobody registered: what came, the nearest known names, all."""
     names = sorted(known)
     close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""

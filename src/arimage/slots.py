@@ -93,7 +93,7 @@ class Fuser(Protocol):
         slots: Int[Tensor, "*b n"],
         codes: Float[Tensor, "b n c"],
     ) -> Float[Tensor, "b c h w"]:
-        """The canvas after ``codes`` were chosen for ``slots`` (shared or per image) of ``scale``."""
+        """The canvas after ``codes`` were chosen for ``slots`` (or one set per image)."""
         ...
 
     def view(self, canvas: Float[Tensor, "b c h w"], scale: int) -> Float[Tensor, "b n c"]:

@@ -52,3 +52,23 @@ def find(name: str) -> Preset:
     if name not in PRESETS:
         raise KeyError(unknown_name("preset", name, PRESETS))
     return PRESETS[name]
+
+
+def front_matter(preset: Preset) -> str:
+    """The YAML head of a preset's model card, in the hub's field names."""
+    lines = [
+        "---",
+        f"license: {preset.licence.lower()}",
+        "library_name: arimage",
+        "pipeline_tag: unconditional-image-generation",
+        f"tags: [autoregressive, {preset.order.replace('_', '-')}, class-conditional]",
+        f"arxiv: {preset.paper}",
+        f"image_size: {preset.image_size}",
+        f"num_classes: {preset.num_classes}",
+        f"parameters: {{transformer: {preset.parameters[0]}, tokenizer: {preset.parameters[1]}}}",
+        f"verified: {preset.verified}",
+        "scores:",
+        *(f"  {name}: {value}" for name, value in preset.scores.items()),
+        "---",
+    ]
+    return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ from arimage.eval.base import FeatureBatch, Reference, feature_extractor
 from arimage.eval.features.classifier import PRESET, DigitClassifier, DigitFeatures
 from arimage.eval.features.pixels import PixelFeatures
 from arimage.images import IMAGE_SUFFIXES, write_png
-from arimage.training.classifier import augment, train_classifier
+from arimage.training.classifier import train_classifier
 
 shipped = pytest.mark.skipif(
     not (files("arimage") / PRESET).is_file(), reason="no digit classifier in this checkout"
@@ -140,16 +140,6 @@ def test_training_learns_and_repeats():
     assert not model.training
     found = DigitFeatures(model)(held_out.pixels).probabilities.argmax(1)
     assert (found == held_out.labels).mean() > 0.9
-
-
-def test_augmentation_is_small_and_keeps_shape():
-    images = torch.zeros(50, 1, 32, 32)
-    images[:, :, 12:20, 12:20] = 1
-    moved = augment(images)
-    assert moved.shape == images.shape
-    assert not torch.equal(moved[0], moved[1])
-    assert moved[:, :, 14:18, 14:18].mean() > 0.9  # a blob in the middle stays in the middle
-    assert moved[:, :, :4].max() == 0
 
 
 @pytest.mark.parametrize(

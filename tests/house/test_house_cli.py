@@ -1,10 +1,7 @@
 """Every console command answers ``--help``, and the entry point runs."""
 
-import subprocess
-import sys
-
 import pytest
-from house import ROOT
+from house import ROOT, fresh_python
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -45,8 +42,6 @@ def test_the_commands_are_there():
 
 def test_the_entry_point():
     code = "import sys; sys.argv = ['arimage', '--help']; from arimage.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = fresh_python(code, ROOT)
     assert done.returncode == 0, done.stderr
     assert "demo" in done.stdout

@@ -1,9 +1,9 @@
 """The wheel holds the package, whole and nothing else; also when built from the sdist."""
 
 import configparser
+import os
 import shutil
-import subprocess
-import sys
+import sysconfig
 import tarfile
 import zipfile
 
@@ -16,9 +16,8 @@ BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE")
 def build(kind, source, out):
     """Calls the build backend as pip does, without an isolated environment or the network."""
     code = f"import uv_build; print(uv_build.build_{kind}({str(out)!r}))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=False
-    )
+    search = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"  # its own program
+    done = fresh_python(code, source, PATH=search)
     assert done.returncode == 0, done.stderr
     return out / done.stdout.strip().splitlines()[-1]
 

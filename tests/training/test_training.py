@@ -6,6 +6,7 @@ import torch
 
 from arimage.generator import make_order
 from arimage.training.ar_trainer import token_loss, train_transformer
+from arimage.training.augment import Jitter, jitter_images, with_jittered_copies
 from arimage.training.common import Recipe, fit, index_batches
 from arimage.training.data import load_folder
 from arimage.training.generator_trainer import train_generator
@@ -135,3 +136,24 @@ def test_load_folder_reads_classes_in_sorted_order(tmp_path):
     assert names == ["a", "b"]
     assert labels.tolist() == [0, 1]
     assert pixels[:, 0, 0, 0].tolist() == [200, 10]
+
+
+def test_jitter_is_small_seeded_and_zero_when_asked():
+    images = -torch.ones(50, 1, 32, 32)
+    images[:, :, 12:20, 12:20] = 1
+    jitter = Jitter(rotation=0.25, scale=0.12, shift=0.08)
+    moved = jitter_images(images, jitter, torch.Generator().manual_seed(0))
+    assert not torch.equal(moved[0], moved[1])
+    assert moved[:, :, 15:17, 15:17].min() > 0.9  # a blob in the middle stays in the middle
+    assert moved[:, :, :4].max() == -1
+    again = jitter_images(images, jitter, torch.Generator().manual_seed(0))
+    assert torch.equal(moved, again)
+    still = jitter_images(images, Jitter(0, 0, 0), torch.Generator())
+    assert torch.allclose(still, images, atol=1e-5)
+
+
+def test_jittered_copies_follow_their_labels():
+    pixels, labels = stripes(6)
+    more, names = with_jittered_copies(pixels, labels, Jitter(0, 0, 0), 2, 0)
+    assert np.array_equal(more, np.concatenate([pixels] * 3))
+    assert np.array_equal(names, np.concatenate([labels] * 3))

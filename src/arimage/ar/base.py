@@ -143,7 +143,11 @@ class Cache(Protocol):
     """What attention remembers of earlier steps."""
 
     def update(
-        self, layer: int, step: Step, keys: Float[Tensor, "r h m d"], values: Float[Tensor, "r h m d"]
+        self,
+        layer: int,
+        step: Step,
+        keys: Float[Tensor, "r h m d"],
+        values: Float[Tensor, "r h m d"],
     ) -> tuple[Tensor, Tensor]:
         """Writes rows start..stop-1 and returns all rows up to stop: (r, h, stop, d) each."""
         ...
@@ -185,6 +189,7 @@ class BackboneConfig(ArimageConfig):
 
     model_type = "arimage_backbone"
     orders: ClassVar[tuple[str, ...]] = ()
+    positive: ClassVar[tuple[str, ...]] = ("vocab_size", "depth", "width", "num_heads")
 
     order: str = "raster"
     vocab_size: int = 256
@@ -212,10 +217,7 @@ class BackboneConfig(ArimageConfig):
             )
 
     def validate_heads(self) -> None:
-        """Sizes are positive and the width is a multiple of the heads."""
-        for name in ("vocab_size", "depth", "width", "num_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"got {name} {getattr(self, name)}; expected an integer >= 1")
+        """The width is a multiple of the heads."""
         if self.width % self.num_heads:
             raise ValueError(
                 f"width {self.width} is not a multiple of num_heads {self.num_heads}; "

@@ -8,11 +8,11 @@ more row, the mask token (arXiv 2202.04200).
 from typing import ClassVar
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from arimage.ar.base import UNKNOWN, Backbone, BackboneConfig, Cache, Context, Step
 from arimage.ar.layers import RMSNorm, SwiGLU, attend, rotary_2d, rotate, split_heads
+from arimage.pretrained import strict
 from arimage.shapes import Float, Int
 from arimage.slots import SlotTable
 
@@ -26,6 +26,7 @@ class LlamaConfig(BackboneConfig):
 
     model_type = "arimage_llama"
     orders: ClassVar[tuple[str, ...]] = ("raster", "masked")
+    positive: ClassVar[tuple[str, ...]] = (*BackboneConfig.positive, "mlp_hidden")
 
     order: str = "raster"
     grid: list[int] | tuple[int, ...] = (4, 4)
@@ -33,9 +34,12 @@ class LlamaConfig(BackboneConfig):
     norm_eps: float = 1e-5
 
     def validate_grid(self) -> None:
-        """Two positive sides; rotary pairs need a head_dim that is a multiple of 4."""
+        """Two positive sides."""
         if len(self.grid) != 2 or min(self.grid) < 1:
             raise ValueError(f"got grid {list(self.grid)}; expected [height, width]")
+
+    def validate_rotary(self) -> None:
+        """Half of the rotary pairs turn with the row, half with the column."""
         if self.head_dim % 4:
             raise ValueError(
                 f"got width {self.width} and num_heads {self.num_heads}, head_dim {self.head_dim}; "
@@ -77,7 +81,7 @@ class LlamaModel(Backbone):
 
     config_class = LlamaConfig
     config: LlamaConfig
-    _no_split_modules = ["Block"]
+    _no_split_modules: ClassVar[list[str]] = ["Block"]
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)

@@ -11,11 +11,11 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
 from arimage.ar.base import Backbone, BackboneConfig, Cache, Context, Step
 from arimage.ar.layers import MLP, attend, split_heads
+from arimage.pretrained import strict
 from arimage.shapes import Float, Int
 from arimage.slots import SlotTable, square_grids
 
@@ -35,6 +35,7 @@ class VARConfig(BackboneConfig):
 
     model_type = "arimage_var"
     orders: ClassVar[tuple[str, ...]] = ("next_scale",)
+    positive: ClassVar[tuple[str, ...]] = (*BackboneConfig.positive, "code_dim")
 
     order: str = "next_scale"
     scales: list[int] | tuple[int, ...] = (1, 2, 3, 4)
@@ -70,7 +71,8 @@ class Block(nn.Module):
         self.layer, self.heads, self.qk_norm = layer, config.num_heads, config.qk_norm
         self.eps = config.norm_eps
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
         if config.qk_norm:
             start = torch.full((config.num_heads, 1, 1), math.log(START_SCALE))
             self.log_scale = nn.Parameter(start)
@@ -112,7 +114,7 @@ class VARModel(Backbone):
 
     config_class = VARConfig
     config: VARConfig
-    _no_split_modules = ["Block"]
+    _no_split_modules: ClassVar[list[str]] = ["Block"]
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__(config)

@@ -56,7 +56,8 @@ def draw_losses(path: Path, histories: Sequence[History]) -> Path:
             np.convolve(losses, np.ones(20) / 20, mode="valid") if len(losses) >= 20 else losses
         )
         axis.plot(losses, color="0.8")
-        axis.plot(np.arange(len(losses) - len(smooth), len(losses)), smooth, color="C0")
+        middle = (len(losses) - len(smooth)) / 2
+        axis.plot(np.arange(len(smooth)) + middle, smooth, color="C0")
         axis.set(title=history.name, xlabel="step", ylabel="loss")
         axis.set_ylim(0, float(np.quantile(losses, 0.98)) * 1.1)
     with new_file(path) as temporary:

@@ -25,23 +25,24 @@ class DemoRecipe:
     tokenizer_steps: int
     transformer_steps: int
     settings: Settings
+    jittered_copies: int = 8
     classifier_steps: int = CLASSIFIER_STEPS
 
 
 RECIPES: dict[str, DemoRecipe] = {
     "next_scale": DemoRecipe(
-        tokenizer_steps=300,
-        transformer_steps=300,
+        tokenizer_steps=450,
+        transformer_steps=500,
         settings=Settings(guidance_scale=1.25, guidance_schedule="linear"),
     ),
     "raster": DemoRecipe(
-        tokenizer_steps=300,
-        transformer_steps=600,
-        settings=Settings(guidance_scale=1.5, top_p=0.9),
+        tokenizer_steps=450,
+        transformer_steps=1200,
+        settings=Settings(guidance_scale=2.0, top_p=0.9),
     ),
     "masked": DemoRecipe(
-        tokenizer_steps=300,
-        transformer_steps=800,
+        tokenizer_steps=450,
+        transformer_steps=1000,
         settings=Settings(guidance_scale=1.5),
     ),
 }

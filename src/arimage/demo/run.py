@@ -152,6 +152,7 @@ def train_models(demo: Demo) -> None:
         order=demo.order,
         tokenizer_steps=demo.recipe.tokenizer_steps,
         transformer_steps=demo.recipe.transformer_steps,
+        jittered_copies=demo.recipe.jittered_copies,
         num_classes=NUM_CLASSES,
         settings=demo.recipe.settings,
         class_names=[str(i) for i in range(NUM_CLASSES)],

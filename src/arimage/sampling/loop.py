@@ -43,9 +43,7 @@ class Branch:
         cache = None
         if order.cached:
             rows, device = len(class_labels), class_labels.device
-            cache = StaticCache.allocate(
-                model.cache_shape, rows, order.length, model.dtype, device
-            )
+            cache = StaticCache.allocate(model.cache_shape, rows, order.length, model.dtype, device)
         return cls(model, model.prepare(class_labels), cache, guidance)
 
     def logits(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "b n v"]:

@@ -6,6 +6,7 @@ Ranges: images are float (b, 3, H, W) in [-1, 1]; ids are int64 (b, num_slots) i
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,12 @@ class TokenizerConfig(ArimageConfig):
     """Fields that every tokenizer has."""
 
     model_type = "arimage_tokenizer"
+    positive: ClassVar[tuple[str, ...]] = (
+        "image_size",
+        "downsample_factor",
+        "vocab_size",
+        "code_dim",
+    )
 
     image_size: int = 32
     downsample_factor: int = 8

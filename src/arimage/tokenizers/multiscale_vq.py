@@ -5,12 +5,14 @@ Token maps from coarse to fine; each codes what the coarser ones left over. The 
 convolution ``phi``. Behaviour: FoundationVision/VAR@78b9539 models/quant.py.
 """
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
+from arimage.pretrained import strict
 from arimage.shapes import Float, Int
 from arimage.slots import SlotTable, square_grids
 from arimage.tokenizers.base import Encoding
@@ -41,6 +43,7 @@ class MultiScaleVQConfig(VQTokenizerConfig):
     """
 
     model_type = "arimage_multiscale_vq"
+    positive: ClassVar[tuple[str, ...]] = (*VQTokenizerConfig.positive, "num_phi")
 
     scales: list[int] | tuple[int, ...] = (1, 2, 3, 4)
     num_phi: int = 4
@@ -54,8 +57,6 @@ class MultiScaleVQConfig(VQTokenizerConfig):
                 f"got scales {scales}; expected growing sides that end with the latent side "
                 f"{self.side} (image_size / downsample_factor)"
             )
-        if self.num_phi < 1:
-            raise ValueError(f"got num_phi {self.num_phi}; expected an integer >= 1")
 
 
 class Phi(nn.Module):

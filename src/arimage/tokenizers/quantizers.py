@@ -50,7 +50,9 @@ class Quantizer(nn.Module, ABC):
     def check(self) -> None:
         """Raises ValueError when vocab_size, code_dim and levels do not go together."""
         if self.levels is not None:
-            raise ValueError(f"{type(self).__name__} takes no levels, got {self.levels}; leave null")
+            raise ValueError(
+                f"{type(self).__name__} takes no levels, got {self.levels}; leave null"
+            )
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -64,6 +66,7 @@ class Quantizer(nn.Module, ABC):
     def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
         """Codes of ids; exactly the codes that ``forward`` returns in eval mode."""
 
+    @torch.no_grad()
     def rebuild_buffers(self) -> None:
         """Refills buffers that are not in the checkpoint, which loading leaves as garbage."""
         saved = self.inner.state_dict()
@@ -136,11 +139,11 @@ class SimQuantizer(Quantizer):
     def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
         """As the contract; the loss has the codebook and commitment terms."""
         codes, ids, loss = self.inner(latents)
-        return Quantized(codes, ids.long(), loss)
+        return Quantized(codes if self.training else self.lookup(ids), ids.long(), loss)
 
     def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
-        """Rows of the mapped codebook."""
-        return self.inner.indices_to_codes(ids)
+        """Rows of the mapped codebook; mapped as a whole, so that each row always rounds alike."""
+        return self.inner.codebook[ids]
 
 
 class LookupFreeQuantizer(Quantizer):

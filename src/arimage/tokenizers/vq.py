@@ -3,10 +3,12 @@
 The next-token and masked families use this kind (LlamaGen, arXiv 2406.06525; RAR; MaskGIT).
 """
 
+from typing import ClassVar
+
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
+from arimage.pretrained import strict
 from arimage.shapes import Float, Int
 from arimage.slots import SlotTable
 from arimage.tokenizers.base import (
@@ -28,6 +30,12 @@ class VQTokenizerConfig(TokenizerConfig):
     """
 
     model_type = "arimage_vq"
+    positive: ClassVar[tuple[str, ...]] = (
+        *TokenizerConfig.positive,
+        "channels",
+        "latent_channels",
+        "norm_groups",
+    )
 
     image_size: int = 32
     downsample_factor: int = 8

@@ -2,20 +2,20 @@
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from arimage.eval.features.classifier import NUM_CLASSES, SIDE, DigitClassifier
 from arimage.eval.features.pixels import grey_thumbnails
-from arimage.shapes import Float, Int, UInt8
+from arimage.shapes import Int, UInt8
+from arimage.training.augment import Jitter, jitter_images
+from arimage.training.common import Recipe, fit
 
 BATCH = 64
 PEAK_RATE = 4e-3
 WEIGHT_DECAY = 0.01
 LABEL_SMOOTHING = 0.05
-# Half-widths of the uniform augmentation: radians, relative size, share of the image side.
-ROTATION, SCALE, SHIFT = 0.25, 0.12, 0.08
+JITTER = Jitter(rotation=0.25, scale=0.12, shift=0.08)
 
 
 def train_classifier(
@@ -50,42 +50,21 @@ def train_classifier(
     if steps < 1:
         raise ValueError(f"got {steps} steps; expected at least 1")
     images, targets = grey_thumbnails(pixels, SIDE), torch.from_numpy(labels.astype(np.int64))
+
+    def loss_of(model: nn.Module, index: Tensor, generator: torch.Generator) -> Tensor:
+        logits = model(jitter_images(images[index], JITTER, generator))
+        return functional.cross_entropy(logits, targets[index], label_smoothing=LABEL_SMOOTHING)
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = DigitClassifier()
-        _fit(model, images, targets, steps, progress)
-    return model.eval()
-
-
-def _fit(
-    model: DigitClassifier,
-    images: Float[Tensor, "n 1 h w"],
-    targets: Int[Tensor, " n"],
-    steps: int,
-    progress: bool,
-) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps + 1)
-    model.train()
-    with tqdm(range(steps), desc="digit classifier", disable=not progress) as bar:
-        for _ in bar:
-            rows = torch.randint(len(images), (BATCH,))
-            logits = model(augment(images[rows]))
-            loss = functional.cross_entropy(logits, targets[rows], label_smoothing=LABEL_SMOOTHING)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-
-
-def augment(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """Each image turned, scaled and shifted a little, at random (torch's global generator)."""
-    count = len(images)
-    turn, grow, *shift = torch.empty(4, count).uniform_(-1, 1)
-    angle, size = turn * ROTATION, 1 + grow * SCALE
-    cosine, sine = size * angle.cos(), size * angle.sin()
-    x, y = (2 * SHIFT * part for part in shift)  # affine_grid's images are 2 wide
-    maps = torch.stack([cosine, -sine, x, sine, cosine, y], dim=1).view(count, 2, 3)
-    grid = functional.affine_grid(maps, list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, align_corners=False)
+        recipe = Recipe(
+            steps=steps,
+            batch_size=BATCH,
+            learning_rate=PEAK_RATE,
+            weight_decay=WEIGHT_DECAY,
+            seed=seed,
+            progress=progress,
+        )
+        model, _ = fit("classifier", DigitClassifier(), loss_of, len(images), recipe)
+    assert isinstance(model, DigitClassifier)
+    return model

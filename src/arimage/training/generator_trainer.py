@@ -8,12 +8,14 @@ import torch
 from arimage.generator import ImageGenerator, Settings, make_order
 from arimage.shapes import Int, UInt8
 from arimage.training.ar_trainer import train_transformer
+from arimage.training.augment import Jitter, with_jittered_copies
 from arimage.training.common import History, Recipe
 from arimage.training.data import load_folder
 from arimage.training.small import small_tokenizer, small_transformer
 from arimage.training.tokenizer_trainer import encode_all, train_tokenizer
 
 TOKENIZER_RATE, TRANSFORMER_RATE, EMA_DECAY = 3e-3, 2e-3, 0.99  # found on digits; docs/log.md
+JITTER = Jitter(rotation=0.1, scale=0.05, shift=0.03)  # the same
 
 
 def train_generator(
@@ -23,6 +25,7 @@ def train_generator(
     order: str,
     tokenizer_steps: int,
     transformer_steps: int,
+    jittered_copies: int = 0,
     num_classes: int | None = None,
     settings: Settings | None = None,
     class_names: list[str] | None = None,
@@ -36,6 +39,7 @@ def train_generator(
         class_labels: 0..num_classes-1, one per image.
         order: next_scale, raster or masked.
         tokenizer_steps, transformer_steps: optimizer steps of 64 images.
+        jittered_copies: slightly turned, scaled and shifted versions of each image to add.
         num_classes: the largest label plus one by default.
         settings: sampling defaults of the result.
         seed: of initialisation, batches and dropout.
@@ -48,6 +52,7 @@ def train_generator(
     """
     count = int(class_labels.max()) + 1 if num_classes is None else num_classes
     tokenizer = small_tokenizer(order, pixels.shape[1], seed)
+    pixels, class_labels = with_jittered_copies(pixels, class_labels, JITTER, jittered_copies, seed)
     recipe = Recipe(
         steps=tokenizer_steps, learning_rate=TOKENIZER_RATE, seed=seed, progress=progress
     )
@@ -74,6 +79,7 @@ def train_on_folder(
     image_size: int = 32,
     tokenizer_steps: int = 1000,
     transformer_steps: int = 2000,
+    jittered_copies: int = 0,
     seed: int = 0,
     progress: bool = True,
 ) -> ImageGenerator:
@@ -86,6 +92,7 @@ def train_on_folder(
         order=order,
         tokenizer_steps=tokenizer_steps,
         transformer_steps=transformer_steps,
+        jittered_copies=jittered_copies,
         class_names=names,
         seed=seed,
         progress=progress,

@@ -87,9 +87,8 @@ class MaskedOrder(Order):
         ratio = (step.index + 1) / self.num_steps
         gumbel = noise.gumbel(self.num_slots).to(draw.log_probs)
         confidence = draw.log_probs + self.choice_temperature * (1 - ratio) * gumbel
-        rank = confidence.masked_fill(~open_slots, -torch.inf).argsort(-1, descending=True)
-        place = torch.empty_like(rank).scatter_(1, rank, torch.arange(
-            self.num_slots, device=rank.device).expand_as(rank))
+        confidence = confidence.masked_fill(~open_slots, -torch.inf)
+        place = confidence.argsort(-1, descending=True).argsort(-1)  # 0 is the most confident
         kept = open_slots & (place < self._to_keep(state, open_slots, ratio)[:, None])
         ids = torch.where(kept, draw.ids, before)
         chosen = ids != UNKNOWN

@@ -1,6 +1,7 @@
 """Temperature, top-k, top-p, then an exact draw."""
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -9,6 +10,8 @@ from arimage.ar.base import Draw, Noise, Step
 from arimage.sampling.samplers.argmax import Argmax
 from arimage.sampling.samplers.base import Sampler
 from arimage.shapes import Float
+
+SMALLEST = torch.finfo(torch.float32).tiny  # a temperature below it is argmax
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,14 @@ class Categorical(Sampler):
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
+        temperature, k, p = self.temperature, self.top_k, self.top_p
+        if not (isinstance(temperature, Real) and 0 <= temperature < float("inf")):
             raise ValueError(
                 f"got temperature {self.temperature}; expected a number >= 0, where 0 is argmax"
             )
-        if self.top_k is not None and self.top_k < 1:
+        if k is not None and not (isinstance(k, Integral) and k >= 1):
             raise ValueError(f"got top_k {self.top_k}; expected an integer >= 1, or None for off")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
+        if p is not None and not (isinstance(p, Real) and 0 < p <= 1):
             raise ValueError(f"got top_p {self.top_p}; expected 0 < top_p <= 1, or None for off")
 
     def __call__(self, logits: Float[Tensor, "b n v"], step: Step, noise: Noise) -> Draw:
@@ -50,7 +54,8 @@ class Categorical(Sampler):
 
     def probabilities(self, logits: Float[Tensor, "b n v"]) -> Float[Tensor, "b n v"]:
         """The truncated and renormalised softmax that is drawn from."""
-        scaled = logits.float() / self.temperature
+        largest = logits.amax(-1, keepdim=True)
+        scaled = (logits - largest).float() / max(self.temperature, SMALLEST)
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             scaled = keep_top_k(scaled, self.top_k)
         probabilities = scaled.softmax(-1)

@@ -1,0 +1,186 @@
+"""Incremental cached decode = full forward under the order's decoding rule, to 1e-5 in float32."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from tiny import NUM_CLASSES, SIZED_MODEL_CASES, make_model, make_order
+
+from arimage.ar.base import UNKNOWN, Draw, Known
+from arimage.sampling.cache import StaticCache
+from arimage.sampling.guidance import Constant, Guidance, Linear
+from arimage.sampling.loop import Branch, generate
+from arimage.sampling.noise import PerImageNoise
+from arimage.sampling.samplers.base import Sampler
+
+TOLERANCE = 1e-5
+GUIDANCES = {
+    "off": Guidance(),
+    "constant": Guidance(2.5, Constant()),
+    "linear": Guidance(3.0, Linear()),
+}
+
+
+@dataclass(frozen=True)
+class Recorder(Sampler):
+    """Keeps the logits of every step; what it chooses is overruled by known tokens."""
+
+    logits: list = field(default_factory=list)
+
+    def __call__(self, logits, step, noise):
+        self.logits.append(logits)
+        return Draw(logits.argmax(-1), logits.new_zeros(logits.shape[:2]))
+
+
+def random_ids(model, batch, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, model.slots.num_slots)
+    return torch.randint(0, model.config.vocab_size, shape, generator=generator)
+
+
+def cached_logits(model, order, ids, labels, guidance, cache=None):
+    """What the loop sees when every token is forced."""
+    recorder = Recorder()
+    branch = Branch.of(model, order, labels, guidance)
+    if cache is not None:
+        branch = dataclasses.replace(branch, cache=cache(branch.cache))
+    known = Known(ids, torch.ones_like(ids, dtype=torch.bool))
+    noise = PerImageNoise(range(len(ids)), "cpu")
+    *_, last = generate([branch], order, recorder, noise, known)
+    assert torch.equal(last.ids, ids)
+    return torch.cat(recorder.logits, dim=1)
+
+
+@torch.no_grad()
+def full_logits(model, order, ids, labels, guidance, step=None):
+    """One uncached pass per condition, mixed slot by slot."""
+    inputs = order.lesson(ids, torch.Generator()).inputs
+    step = step or order.full_step()
+    rows = (labels, torch.full_like(labels, model.config.null_class))
+    c, u = (model.head(model(inputs, model.prepare(row), step)) for row in rows)
+    scales = [guidance.at(s.index, s.num_steps) for s in map(order.step, range(order.num_steps))]
+    lengths = [order.step(i).predicts for i in range(order.num_steps)]
+    s = torch.tensor(scales).repeat_interleave(torch.tensor(lengths))[:, None]
+    return u + s * (c - u)
+
+
+def gap(model, order, batch, guidance, *, cache=None, step=None):
+    """The largest difference between the two, for random tokens and labels."""
+    ids = random_ids(model, batch)
+    labels = torch.arange(batch) % NUM_CLASSES
+    cached = cached_logits(model, order, ids, labels, guidance, cache)
+    full = full_logits(model, order, ids, labels, guidance, step)
+    assert cached.std() > 0.1, "the comparison means nothing: the logits hardly vary"
+    return (cached - full).abs().max()
+
+
+CAUSAL = [case for case in SIZED_MODEL_CASES if case[1] != "masked"]
+MASKED = [case for case in SIZED_MODEL_CASES if case[1] == "masked"]
+
+
+@pytest.mark.parametrize("guidance", GUIDANCES)
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("name", "order", "size"), CAUSAL)
+def test_cached_decode_equals_the_full_forward(name, order, size, batch, guidance):
+    model = make_model(name, order, size)
+    assert gap(model, make_order(model), batch, GUIDANCES[guidance]) <= TOLERANCE
+
+
+@pytest.mark.parametrize(("name", "order", "size"), CAUSAL)
+def test_a_full_forward_that_sees_the_future_differs(name, order, size):
+    model = make_model(name, order, size)
+    bound = make_order(model)
+    blind = dataclasses.replace(bound.full_step(), mask=None)
+    assert gap(model, bound, 2, Guidance(), step=blind) > 100 * TOLERANCE
+
+
+class CorruptedCache(StaticCache):
+    """The keys of the first position are lost after they were written."""
+
+    def update(self, layer, step, keys, values):
+        keys, values = super().update(layer, step, keys, values)
+        if step.start:
+            values = values.clone()
+            values[:, :, 0] = 0
+        return keys, values
+
+
+@pytest.mark.parametrize(("name", "order", "size"), CAUSAL)
+def test_a_corrupted_cache_row_differs(name, order, size):
+    model = make_model(name, order, size)
+
+    def corrupted(cache):
+        return CorruptedCache(cache.keys, cache.values)
+
+    assert gap(model, make_order(model), 2, Guidance(), cache=corrupted) > 100 * TOLERANCE
+
+
+def reach(model, order, slot):
+    """Slots whose logits change when the token of ``slot`` does."""
+    ids = random_ids(model, 1)
+    other = ids.clone()
+    other[:, slot] = (ids[:, slot] + 1) % model.config.vocab_size
+    labels = torch.zeros(1, dtype=torch.long)
+    before, after = (cached_logits(model, order, i, labels, Guidance()) for i in (ids, other))
+    return set((before - after).abs().amax((0, 2)).gt(1e-4).nonzero().flatten().tolist())
+
+
+@pytest.mark.parametrize(("name", "order", "size"), CAUSAL)
+def test_a_token_reaches_every_later_group_and_no_earlier_one(name, order, size):
+    model = make_model(name, order, size)
+    bound = make_order(model)
+    steps = [bound.step(i) for i in range(bound.num_steps)]
+    slot = int(steps[1].slots[-1])
+    later = {int(s) for step in steps[2:] for s in step.slots}
+    assert reach(model, bound, slot) == later
+
+
+@pytest.mark.parametrize(("name", "order", "size"), SIZED_MODEL_CASES)
+def test_the_class_matters(name, order, size):
+    model = make_model(name, order, size)
+    bound = make_order(model)
+    lesson = bound.lesson(random_ids(model, 1).expand(2, -1), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        context = model.prepare(torch.tensor([0, 1]))
+        logits = model.head(model(lesson.inputs, context, bound.full_step()))
+    assert (logits[0] - logits[1]).abs().amax(-1).min() > 1e-4
+
+
+def masked_gap(model, order, batch, guidance, *, reveal=False):
+    """Per step: the loop's logits against an uncached pass over the tokens known before it."""
+    recorder, labels = Recorder(), torch.arange(batch) % NUM_CLASSES
+    branch = Branch.of(model, order, labels, guidance)
+    ids = random_ids(model, batch)
+    known = Known(ids, torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.3)
+    noise = PerImageNoise(range(batch), "cpu")
+    before = torch.where(known.mask, known.ids, UNKNOWN)
+    gaps = []
+    for state in generate([branch], order, recorder, noise, known):
+        step = order.step(state.step - 1)
+        seen = torch.where(before == UNKNOWN, 0, before) if reveal else before
+        rows = (labels, torch.full_like(labels, model.config.null_class))
+        with torch.no_grad():
+            c, u = (model.head(model(seen, model.prepare(r), order.full_step())) for r in rows)
+        s = guidance.at(step.index, step.num_steps)
+        assert recorder.logits[-1].std() > 0.1
+        gaps.append((recorder.logits[-1] - (u + s * (c - u))).abs().max())
+        before = state.ids
+    assert (before != UNKNOWN).all()
+    return max(gaps)
+
+
+@pytest.mark.parametrize("guidance", GUIDANCES)
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("name", "order", "size"), MASKED)
+def test_each_masked_step_equals_an_uncached_forward(name, order, size, batch, guidance):
+    model = make_model(name, order, size)
+    bound = make_order(model, num_steps=3)
+    assert masked_gap(model, bound, batch, GUIDANCES[guidance]) <= TOLERANCE
+
+
+@pytest.mark.parametrize(("name", "order", "size"), MASKED)
+def test_a_masked_step_that_reveals_tokens_differs(name, order, size):
+    model = make_model(name, order, size)
+    bound = make_order(model, num_steps=3)
+    assert masked_gap(model, bound, 2, Guidance(), reveal=True) > 100 * TOLERANCE

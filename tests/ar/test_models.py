@@ -1,0 +1,107 @@
+"""Transformers: their configs, their start, what they are paired with."""
+
+import pytest
+import torch
+from tiny import MODEL_CASES, NUM_CLASSES, TINY_MODELS, make_model, make_order, sentence
+
+from arimage.ar.llama import LlamaConfig
+from arimage.ar.registry import MODELS
+from arimage.ar.var import VARConfig, VARModel
+
+
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_a_model_says_what_it_was_built_for(name, order):
+    model = make_model(name, order)
+    assert model.config.order == order
+    assert model.slots.num_slots > 1
+    assert model.config.null_class == NUM_CLASSES
+    shape = model.cache_shape
+    assert shape.heads * shape.head_dim == model.config.width
+    assert shape.layers == model.config.depth
+
+
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_context_rows_are_the_first_rows_of_every_tensor(name, order):
+    model = make_model(name, order)
+    context = model.prepare(torch.tensor([0, 1, 2]))
+    first = context.rows(2)
+    assert type(first) is type(context)
+    for field, tensor in vars(context).items():
+        assert torch.equal(getattr(first, field), tensor[:2])
+
+
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_a_fresh_model_starts_near_the_uniform_distribution(name, order):
+    cls, fields = MODELS[name], TINY_MODELS[name].sizes[0]
+    model = cls(cls.config_class(order=order, num_classes=NUM_CLASSES, **fields)).eval()
+    bound = make_order(model)
+    ids = torch.randint(0, model.config.vocab_size, (2, model.slots.num_slots))
+    inputs = bound.lesson(ids, torch.Generator()).inputs
+    with torch.no_grad():
+        context = model.prepare(torch.tensor([0, 1]))
+        logits = model.head(model(inputs, context, bound.full_step()))
+    assert logits.softmax(-1).sub(1 / model.config.vocab_size).abs().max() < 0.01
+
+
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_every_parameter_is_used(name, order):
+    model = make_model(name, order)
+    bound = make_order(model)
+    ids = torch.randint(0, model.config.vocab_size, (4, model.slots.num_slots))
+    lesson = bound.lesson(ids, torch.Generator().manual_seed(0))
+    labels = torch.arange(4) % (NUM_CLASSES + 1)
+    hidden = model(lesson.inputs, model.prepare(labels), bound.full_step())
+    model.head(hidden).square().sum().backward()
+    unused = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not unused
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_order_that_a_family_does_not_know_is_told(name):
+    with pytest.raises(ValueError) as caught:
+        MODELS[name].config_class(order="rastr")
+    text = sentence(caught)
+    assert "order of" in text
+    assert "'rastr'" in text
+    assert all(order in text for order in MODELS[name].config_class.orders)
+
+
+@pytest.mark.parametrize(
+    ("config", "fields", "message"),
+    [
+        (LlamaConfig, {"width": 30, "num_heads": 4}, "width 30 is not a multiple of num_heads 4"),
+        (LlamaConfig, {"width": 24, "num_heads": 4}, "head_dim 6"),
+        (LlamaConfig, {"grid": (4,)}, "got grid [4]; expected [height, width]"),
+        (LlamaConfig, {"depth": 0}, "got depth 0; expected an integer >= 1"),
+        (LlamaConfig, {"num_heads": 0}, "got num_heads 0; expected an integer >= 1"),
+        (VARConfig, {"scales": (1, 3, 2)}, "expected growing sides from 1"),
+        (VARConfig, {"scales": ()}, "expected growing sides from 1"),
+        (VARConfig, {"scales": (2, 4)}, "expected growing sides from 1"),
+        (VARConfig, {"width": 30, "num_heads": 4}, "width 30 is not a multiple of num_heads 4"),
+    ],
+)
+def test_sizes_that_do_not_go_together_are_told(config, fields, message):
+    with pytest.raises(ValueError) as caught:
+        config(**fields)
+    assert message in sentence(caught)
+
+
+def test_shared_modulation_starts_as_published():
+    """FoundationVision/VAR@78b9539 models/var.py scales the offsets, not the shared projection."""
+    width = 64
+    model = VARModel(VARConfig(width=width, depth=3, shared_adaln=True))
+    offsets = model.modulation.detach()
+    assert offsets[:, :2].std().item() == pytest.approx(1e-3 * width**-0.5, rel=0.2)
+    assert offsets[:, 2:].std().item() == pytest.approx(0.5 * width**-0.5, rel=0.2)
+    shared = model.shared_modulation.weight.detach()
+    assert shared[: 2 * width].std().item() == pytest.approx((3 * width) ** -0.5, rel=0.1)
+    assert shared[2 * width :].std().item() == pytest.approx((3 * width) ** -0.5, rel=0.1)
+
+
+def test_own_modulations_start_with_small_gates():
+    width = 64
+    model = VARModel(VARConfig(width=width, depth=2))
+    for linear in model.modulations:
+        weight = linear.weight.detach()
+        assert weight[: 2 * width].std() < 2e-3 * width**-0.5
+        assert weight[2 * width :].std().item() == pytest.approx(0.5 * (3 * width) ** -0.5, rel=0.1)

@@ -1,0 +1,185 @@
+"""Guidance: one formula, schedules, and which rows the model sees."""
+
+import math
+
+import pytest
+import torch
+from tiny import MODEL_CASES, NUM_CLASSES, TINY_SCHEDULES, entry, make_model, make_order, sentence
+
+from arimage.sampling.guidance import (
+    Constant,
+    Guidance,
+    Interval,
+    Linear,
+    PowerCosine,
+    Schedule,
+    make_schedule,
+    schedule_record,
+)
+from arimage.sampling.loop import Branch, generate
+from arimage.sampling.noise import PerImageNoise
+from arimage.sampling.registry import SCHEDULES
+from arimage.sampling.samplers.categorical import Categorical
+
+CASES = [
+    (name, index) for name in SCHEDULES for index in range(len(TINY_SCHEDULES.get(name, [None])))
+]
+
+
+def schedule_case(name, index):
+    options, expected = entry("guidance schedule", TINY_SCHEDULES, name)[index]
+    return SCHEDULES[name](**options), expected
+
+
+@pytest.mark.parametrize(("name", "index"), CASES)
+def test_s_at_each_step(name, index):
+    schedule, expected = schedule_case(name, index)
+    assert [schedule(3.0, i, 5) for i in range(5)] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("name", "index"), CASES)
+def test_a_scale_of_one_is_off_at_every_step(name, index):
+    schedule, _ = schedule_case(name, index)
+    assert [schedule(1.0, i, 5) for i in range(5)] == [1.0] * 5
+    assert Guidance(1.0, schedule).last_active(5) == -1
+
+
+@pytest.mark.parametrize(("name", "index"), CASES)
+def test_the_last_active_step_is_the_last_where_s_is_not_one(name, index):
+    schedule, expected = schedule_case(name, index)
+    active = [i for i, s in enumerate(expected) if s != 1]
+    assert Guidance(3.0, schedule).last_active(5) == active[-1]
+
+
+@pytest.mark.parametrize(("name", "index"), CASES)
+def test_a_schedule_comes_back_from_its_record(name, index):
+    schedule, _ = schedule_case(name, index)
+    record = schedule_record(schedule)
+    assert record["name"] == name
+    assert make_schedule(record) == schedule
+    assert make_schedule(schedule) is schedule
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_name_gives_the_defaults(name):
+    assert make_schedule(name) == SCHEDULES[name]()
+
+
+# RAR (arXiv 2411.00776): scale, power, and s at steps 0, 64, 128, 192, 255 of 256.
+RAR = {
+    "B": (16.0, 2.75, [1, 1.018, 1.803, 7.404, 15.996]),
+    "L": (15.5, 2.5, [1, 1.035, 2.090, 7.957, 15.497]),
+    "XL": (6.9, 1.5, [1, 1.225, 2.640, 5.285, 6.900]),
+    "XXL": (8.0, 1.2, [1, 1.602, 3.793, 6.628, 8.000]),
+}
+
+
+@pytest.mark.parametrize("size", RAR)
+def test_the_power_cosine_of_rar(size):
+    scale, power, golden = RAR[size]
+    guidance = Guidance(scale, PowerCosine(power))
+    assert [guidance.at(i, 256) for i in (0, 64, 128, 192, 255)] == pytest.approx(golden, abs=6e-4)
+    other = Guidance(scale, PowerCosine(power + 0.1))
+    assert other.at(128, 256) != pytest.approx(golden[2], abs=6e-4)
+
+
+def test_the_linear_schedule_of_var():
+    """VAR's cfg t mixes (1 + r) c - r u with r = t k/(K-1): s = 1 + t k/(K-1)."""
+    cfg, steps = 1.5, 10
+    guidance = Guidance(1 + cfg, Linear())
+    for k in range(steps):
+        ratio, c, u = cfg * k / (steps - 1), 0.7, -0.4
+        s = guidance.at(k, steps)
+        assert u + s * (c - u) == pytest.approx((1 + ratio) * c - ratio * u)
+    assert Guidance(3.0, Linear()).at(0, 1) == 1
+
+
+def test_an_interval_includes_both_ends():
+    guidance = Guidance(2.0, Interval(2, 4))
+    assert [guidance.at(i, 6) for i in range(6)] == [1, 1, 2, 2, 2, 1]
+    assert guidance.last_active(6) == 4
+    assert Guidance(2.0, Interval(3)).last_active(6) == 5
+
+
+@pytest.mark.parametrize("scale", [-0.5, math.nan, math.inf])
+def test_a_scale_out_of_range_is_told(scale):
+    with pytest.raises(ValueError) as caught:
+        Guidance(scale)
+    assert f"got guidance_scale {scale}; expected a number >= 0, where 1 is off" in sentence(caught)
+
+
+def test_what_is_not_a_schedule_is_told():
+    with pytest.raises(KeyError) as caught:
+        make_schedule("linaer")
+    assert "unknown guidance schedule 'linaer'. Did you mean 'linear'" in sentence(caught)
+    with pytest.raises(KeyError) as caught:
+        make_schedule({"name": "power_cosine", "powr": 2.0})
+    assert "unknown option of the schedule 'power_cosine' 'powr'. Did you" in sentence(caught)
+    with pytest.raises(ValueError) as caught:
+        PowerCosine(0.0)
+    assert "got power 0.0; expected a number above 0" in sentence(caught)
+
+
+def test_a_schedule_that_is_not_registered_cannot_be_recorded():
+    class Mine(Schedule):
+        def __call__(self, scale, index, num_steps):
+            return scale
+
+    with pytest.raises(ValueError) as caught:
+        schedule_record(Mine())
+    assert "Mine is not a registered guidance schedule" in sentence(caught)
+
+
+def rows_seen(name, order, guidance, batch=2):
+    """Rows of every pass of the model, and steps."""
+    model = make_model(name, order)
+    bound = make_order(model, **({"num_steps": 4} if order == "masked" else {}))
+    rows = []
+
+    def spy(module, arguments):
+        inputs, context, _, cache = arguments
+        assert inputs is None or len(inputs) == len(context.prefix)
+        assert cache is None or cache.keys.shape[1] == len(context.prefix)
+        rows.append(len(context.prefix))
+
+    handle = model.register_forward_pre_hook(spy)
+    branch = Branch.of(model, bound, torch.arange(batch), guidance)
+    list(generate([branch], bound, Categorical(), PerImageNoise(range(batch), "cpu")))
+    handle.remove()
+    return rows, bound.num_steps
+
+
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_null_rows_do_not_exist_where_guidance_is_off(name, order):
+    rows, steps = rows_seen(name, order, Guidance())
+    assert rows == [2] * steps
+
+
+@pytest.mark.parametrize("schedule", [Constant(), Linear()])
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_null_rows_live_from_the_first_step(name, order, schedule):
+    rows, steps = rows_seen(name, order, Guidance(2.0, schedule))
+    assert rows == [4] * steps
+
+
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_null_rows_are_dropped_after_the_last_active_step(name, order):
+    rows, steps = rows_seen(name, order, Guidance(2.0, Interval(1, 1)))
+    assert rows == [4, 4] + [2] * (steps - 2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_guidance_mixes_logits_as_its_formula_says(name, order):
+    """The first step, mixed before the head, against logits mixed after it."""
+    model = make_model(name, order)
+    bound = make_order(model)
+    labels, step, batch = torch.arange(2), bound.step(0), 2
+    inputs = bound.inputs(bound.start(PerImageNoise([0, 1], "cpu")), step)
+    context = [model.prepare(x) for x in (labels, torch.full_like(labels, NUM_CLASSES))]
+    c, u = (model.head(model(inputs, each, step)) for each in context)
+    for scale in (0.0, 0.5, 4.0):
+        guidance = Guidance(scale, Constant())
+        mixed = Branch.of(model, bound, labels, guidance).logits(inputs, step, batch)
+        assert (mixed - (u + scale * (c - u))).abs().max() < 1e-5
+        assert (mixed - (c + scale * (c - u))).abs().max() > 1e-3  # another convention

@@ -1,0 +1,112 @@
+"""The loop: one for every order, its states, its cache, its refusal of NaN."""
+
+import pytest
+import torch
+from tiny import MODEL_CASES, make_model, make_order, sentence
+
+from arimage.ar.base import UNKNOWN, Cache, CacheShape, Known
+from arimage.sampling.cache import StaticCache
+from arimage.sampling.guidance import Guidance
+from arimage.sampling.loop import Branch, check_finite, generate
+from arimage.sampling.noise import PerImageNoise
+from arimage.sampling.samplers.argmax import Argmax
+from arimage.sampling.samplers.categorical import Categorical
+
+
+def states_of(model, *, branches=1, sampler=None, known=None, guidance=None, seeds=(0, 1)):
+    order = make_order(model)
+    labels = torch.arange(len(seeds))
+    made = [Branch.of(model, order, labels, guidance or Guidance()) for _ in range(branches)]
+    noise = PerImageNoise(seeds, "cpu")
+    return order, list(generate(made, order, sampler or Categorical(), noise, known))
+
+
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_a_state_after_every_step_and_at_the_end_every_token(name, order):
+    model = make_model(name, order)
+    bound, states = states_of(model)
+    assert [s.step for s in states] == list(range(1, bound.num_steps + 1))
+    open_slots = [int((s.ids == UNKNOWN).sum()) for s in states]
+    assert open_slots == sorted(open_slots, reverse=True)
+    assert open_slots[-1] == 0
+    last = states[-1].ids
+    assert 0 <= last.min() <= last.max() < model.config.vocab_size
+    assert all(not s.canvas.requires_grad for s in states)
+
+
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_a_rerun_gives_the_same_and_another_seed_another_image(name, order):
+    model = make_model(name, order)
+    first, again, other = (states_of(model, seeds=s)[1][-1] for s in ((0, 1), (0, 1), (2, 3)))
+    assert torch.equal(first.ids, again.ids)
+    assert torch.equal(first.canvas, again.canvas)
+    assert not torch.equal(first.ids, other.ids)
+
+
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_logits_of_branches_are_added(name, order):
+    """Two equal branches have twice the logits: argmax stays, a draw is that at half the heat."""
+    model = make_model(name, order)
+    _, one = states_of(model, sampler=Categorical(temperature=0.5))
+    _, two = states_of(model, sampler=Categorical(temperature=1.0), branches=2)
+    assert torch.equal(one[-1].ids, two[-1].ids)
+
+
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_known_tokens_are_seen_by_the_model(name, order):
+    model = make_model(name, order)
+    slots = model.slots.num_slots
+    ids, mask = torch.zeros(2, slots, dtype=torch.long), torch.zeros(2, slots, dtype=torch.bool)
+    mask[:, : slots // 2] = True
+    _, zeros = states_of(model, sampler=Argmax(), known=Known(ids, mask))
+    _, ones = states_of(model, sampler=Argmax(), known=Known(ids + 1, mask))
+    rest = slice(slots // 2, None)
+    assert (zeros[-1].ids[:, : slots // 2] == 0).all()
+    assert not torch.equal(zeros[-1].ids[:, rest], ones[-1].ids[:, rest])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_nan_in_the_logits_names_the_step(name, order, value):
+    model = make_model(name, order)
+    bound = make_order(model)
+
+    def poison(module, arguments, output):
+        return torch.full_like(output, value) if arguments[2].index == 1 else output
+
+    model.register_forward_hook(poison)
+    branch = Branch.of(model, bound, torch.arange(2), Guidance())
+    states = generate([branch], bound, Categorical(), PerImageNoise([0, 1], "cpu"))
+    next(states)
+    with pytest.raises(FloatingPointError) as caught:
+        next(states)
+    assert f"in the logits at step 2 of {bound.num_steps}" in sentence(caught)
+
+
+def test_tokens_that_are_ruled_out_are_no_error():
+    step = make_order(make_model("llama", "raster")).step(0)
+    check_finite(torch.tensor([[[0.0, -torch.inf, 1.0]]]), step)
+    with pytest.raises(FloatingPointError):
+        check_finite(torch.full((1, 1, 3), -torch.inf), step)
+
+
+def test_a_cache_returns_every_row_up_to_the_last_written():
+    order = make_order(make_model("var", "next_scale"))
+    cache = StaticCache.allocate(CacheShape(2, 3, 4), 5, order.length, torch.float32, "cpu")
+    assert isinstance(cache, Cache)
+    written = []
+    for index in range(order.num_steps):
+        step = order.step(index)
+        part = torch.randn(5, 3, step.stop - step.start, 4)
+        written.append(part)
+        keys, values = cache.update(1, step, part, -part)
+        assert torch.equal(keys, torch.cat(written, dim=2))
+        assert torch.equal(values, -keys)
+    assert (cache.keys[0] == 0).all()
+
+
+def test_rows_of_a_cache_are_the_same_memory():
+    cache = StaticCache.allocate(CacheShape(1, 1, 2), 4, 3, torch.float32, "cpu")
+    cache.rows(2).keys.fill_(1)
+    assert (cache.keys[:, :2] == 1).all()
+    assert (cache.keys[:, 2:] == 0).all()

@@ -1,0 +1,90 @@
+"""A stream of random numbers per image."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kstest
+from tiny import sentence
+
+from arimage.ar.base import Noise
+from arimage.sampling.noise import PerImageNoise
+
+SEEDS = [5, 0, 2**63 - 1]
+
+
+class SharedNoise(PerImageNoise):
+    """One stream for the whole batch: what a seed per image is there to avoid."""
+
+    def uniform(self, count):
+        return torch.from_numpy(self._streams[0].random((self.batch, count)))
+
+
+def streams_are_independent(kind, draws):
+    """Image i gets the same numbers in a batch, alone and in another place of the batch."""
+    together = draws(kind(SEEDS, "cpu"))
+    turned = draws(kind(SEEDS[::-1], "cpu")).flip(0)
+    alone = torch.cat([draws(kind([seed], "cpu")) for seed in SEEDS])
+    return torch.equal(together, alone) and torch.equal(together, turned)
+
+
+DRAWS = {
+    "uniform": lambda noise: noise.uniform(9),
+    "gumbel": lambda noise: noise.gumbel(9),
+    "choose": lambda noise: noise.choose(torch.full((noise.batch, 9, 100), 0.01)),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_seed_names_a_stream(name):
+    assert streams_are_independent(PerImageNoise, DRAWS[name])
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_shared_stream_does_not(name):
+    assert not streams_are_independent(SharedNoise, DRAWS[name])
+
+
+@pytest.mark.parametrize("pieces", [(12,), (1,) * 12, (5, 7), (1, 10, 1)])
+def test_how_draws_are_split_does_not_matter(pieces):
+    noise = PerImageNoise(SEEDS, "cpu")
+    parts = torch.cat([noise.uniform(count) for count in pieces], dim=1)
+    assert torch.equal(parts, PerImageNoise(SEEDS, "cpu").uniform(12))
+
+
+def test_another_seed_is_another_stream():
+    rows = PerImageNoise([0, 1, 2, 2**40], "cpu").uniform(4)
+    assert len(rows.flatten().unique()) == 16
+
+
+def test_the_stream_of_a_seed_never_changes():
+    golden = [0.01154675, 0.2415492, 0.11142586]
+    assert np.allclose(PerImageNoise([0], "cpu").uniform(3)[0].numpy(), golden, atol=1e-8)
+
+
+def test_uniform_numbers_are_uniform_and_float64():
+    numbers = PerImageNoise([4], "cpu").uniform(20_000)
+    assert numbers.dtype == torch.float64
+    assert 0 <= numbers.min() <= numbers.max() < 1
+    assert kstest(numbers[0].numpy(), "uniform").pvalue > 1e-3
+
+
+def test_gumbel_numbers_have_the_standard_law_and_stay_finite():
+    numbers = PerImageNoise([4], "cpu").gumbel(20_000)
+    assert kstest(numbers[0].numpy(), "gumbel_r").pvalue > 1e-3
+
+    class Zero(PerImageNoise):
+        def uniform(self, count):
+            return torch.zeros(self.batch, count, dtype=torch.float64)
+
+    assert Zero([0], "cpu").gumbel(2).isfinite().all()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**70])
+def test_a_seed_out_of_range_is_told(seed):
+    with pytest.raises(ValueError) as caught:
+        PerImageNoise([0, seed], "cpu")
+    assert f"got seed {seed}; expected an integer from 0" in sentence(caught)
+
+
+def test_it_is_what_an_order_and_a_sampler_ask_for():
+    assert isinstance(PerImageNoise([0], "cpu"), Noise)

@@ -1,0 +1,245 @@
+"""Tiny models for the tests: one entry per registered name, in one place.
+
+Whatever is registered is tested by being registered: a name without an entry here fails, with a
+sentence that says so.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from arimage.ar.registry import MODELS, ORDERS
+from arimage.generator import ImageGenerator, Settings
+from arimage.slots import SlotTable
+from arimage.tokenizers.registry import QUANTIZERS, TOKENIZERS
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """Sizes of a transformer, several of them; the first fits ``tokenizer`` with vq_ema."""
+
+    tokenizer: str
+    sizes: tuple[dict[str, Any], ...]
+
+
+TINY_QUANTIZERS = {
+    "vq_ema": {"vocab_size": 32, "code_dim": 6},
+    "vq_cosine": {"vocab_size": 32, "code_dim": 6},
+    "simvq": {"vocab_size": 32, "code_dim": 6},
+    "lfq": {"vocab_size": 32, "code_dim": 5},
+    "fsq": {"vocab_size": 60, "code_dim": 3, "levels": [3, 4, 5]},
+}
+
+CONVOLUTIONS = {
+    "image_size": 16,
+    "downsample_factor": 4,
+    "channels": 8,
+    "channel_multipliers": (1, 2, 2),
+    "latent_channels": 8,
+    "norm_groups": 4,
+}
+TINY_TOKENIZERS = {
+    "vq": CONVOLUTIONS,
+    "multiscale_vq": {**CONVOLUTIONS, "scales": (1, 2, 4), "num_phi": 2},
+}
+
+TINY_MODELS = {
+    "llama": TinyModel(
+        "vq",
+        (
+            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
+            {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
+            {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
+        ),
+    ),
+    "var": TinyModel(
+        "multiscale_vq",
+        (
+            {"scales": (1, 2, 4), "vocab_size": 32, "code_dim": 6, "depth": 2, "width": 32},
+            {
+                "scales": (1, 2, 3),
+                "vocab_size": 17,
+                "code_dim": 5,
+                "depth": 3,
+                "width": 24,
+                "num_heads": 3,
+                "qk_norm": False,
+            },
+            {
+                "scales": (1, 3, 4, 5),
+                "vocab_size": 9,
+                "code_dim": 3,
+                "depth": 1,
+                "width": 16,
+                "mlp_ratio": 2.0,
+                "shared_adaln": True,
+            },
+        ),
+    ),
+}
+NUM_CLASSES = 3
+
+
+def softmax64(logits, temperature=1.0, top_k=None, top_p=None):
+    """The reference in float64: truncate, renormalise; (v,) to (v,)."""
+    values = np.asarray(logits, dtype=np.float64)
+    if temperature == 0:
+        return np.eye(len(values))[values.argmax()]
+    values = values / temperature
+    if top_k is not None:
+        values = np.where(values >= np.sort(values)[-min(top_k, len(values))], values, -np.inf)
+    weights = np.exp(values - values.max())
+    weights /= weights.sum()
+    if top_p is not None:
+        best = np.argsort(-weights, kind="stable")
+        count = int((np.cumsum(weights[best]) - weights[best] < top_p).sum())
+        weights = np.where(weights >= weights[best[count - 1]], weights, 0)
+    return weights / weights.sum()
+
+
+# Settings of a sampler, and the distribution of its draws as a function of the logits.
+TINY_SAMPLERS = {
+    "categorical": [
+        (options, partial(softmax64, **options))
+        for options in (
+            {},
+            {"temperature": 0.5},
+            {"temperature": 2.0},
+            {"top_k": 1},
+            {"top_k": 3},
+            {"top_p": 1e-6},
+            {"top_p": 0.6},
+            {"top_p": 1.0},
+            {"temperature": 1.5, "top_k": 5, "top_p": 0.8},
+        )
+    ],
+    "argmax": [({}, partial(softmax64, temperature=0))],
+}
+
+# Options of a schedule, and s at each of 5 steps when the user asks for 3.
+TINY_SCHEDULES = {
+    "constant": [({}, [3, 3, 3, 3, 3])],
+    "linear": [({}, [1, 1.5, 2, 2.5, 3])],
+    "power_cosine": [({"power": 2.0}, [1, 1.0078853, 1.1236935, 1.5742207, 2.4257793])],
+    "interval": [({"first": 1, "last": 3}, [1, 3, 3, 3, 1]), ({"first": 4}, [1, 1, 1, 1, 3])],
+}
+
+
+def entry(kind: str, table: dict[str, Any], name: str) -> Any:
+    """The tiny entry of a registered name; the test fails where there is none."""
+    if name not in table:
+        pytest.fail(f"the registered {kind} {name!r} has no tiny entry; add one to tests/tiny.py")
+    return table[name]
+
+
+TOKENIZER_CASES = [(name, quantizer) for name in TOKENIZERS for quantizer in QUANTIZERS]
+MODEL_CASES = [(name, order) for name in MODELS for order in MODELS[name].config_class.orders]
+SIZED_MODEL_CASES = [
+    (name, order, size)
+    for name, order in MODEL_CASES
+    for size in range(len(TINY_MODELS[name].sizes) if name in TINY_MODELS else 1)
+]
+
+
+@torch.no_grad()
+def fill(model: torch.nn.Module, seed: int = 0) -> None:
+    """Random weights that all matter: many families start with heads or gates near zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim < 2:
+            parameter.add_(0.3 * noise)
+        else:
+            parameter.copy_(noise * parameter[0].numel() ** -0.5)
+
+
+def make_quantizer(name: str) -> Any:
+    """In eval mode, after one training batch (which starts a k-means codebook)."""
+    fields = entry("quantizer", TINY_QUANTIZERS, name)
+    quantizer = QUANTIZERS[name](fields["vocab_size"], fields["code_dim"], fields.get("levels"))
+    with torch.no_grad():
+        quantizer.train()(torch.randn(8, 50, fields["code_dim"]))
+    return quantizer.eval()
+
+
+def make_tokenizer(name: str, quantizer: str = "vq_ema") -> Any:
+    """In eval mode, with random weights, after one training batch."""
+    fields = {
+        **entry("tokenizer", TINY_TOKENIZERS, name),
+        **entry("quantizer", TINY_QUANTIZERS, quantizer),
+    }
+    cls = TOKENIZERS[name]
+    tokenizer = cls(cls.config_class(quantizer=quantizer, **fields))
+    fill(tokenizer)
+    with torch.no_grad():
+        tokenizer.train()(make_images(tokenizer, 8, seed=1))
+    return tokenizer.eval()
+
+
+def make_images(tokenizer: Any, count: int, seed: int = 0) -> torch.Tensor:
+    """Smooth random images in [-1, 1] of the tokenizer's size."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(count, 3, 6, 6, generator=generator)
+    size = tokenizer.config.image_size
+    return F.interpolate(coarse, (size, size), mode="bilinear").tanh()
+
+
+def make_model(name: str, order: str, size: int = 0) -> Any:
+    """In eval mode, with random weights."""
+    fields = entry("model", TINY_MODELS, name).sizes[size]
+    cls = MODELS[name]
+    model = cls(cls.config_class(order=order, num_classes=NUM_CLASSES, **fields)).eval()
+    fill(model)
+    return model
+
+
+def make_generator(name: str, order: str, **settings: Any) -> ImageGenerator:
+    """The first size of a model with its tokenizer."""
+    tokenizer = make_tokenizer(entry("model", TINY_MODELS, name).tokenizer)
+    return ImageGenerator(tokenizer, make_model(name, order), Settings(**settings))
+
+
+class ToyFuser:
+    """A fuser over any grids: look-up where there is one, accumulate-and-upsample elsewhere."""
+
+    def __init__(self, grids: tuple[tuple[int, int], ...], vocab_size: int, code_dim: int) -> None:
+        self.slots = SlotTable(grids)
+        generator = torch.Generator().manual_seed(7)
+        self.codebook = torch.randn(vocab_size, code_dim, generator=generator)
+
+    def blank(self, batch):
+        return torch.zeros(batch, self.codebook.shape[1], *self.slots.grids[-1])
+
+    def lookup(self, ids):
+        return self.codebook[ids]
+
+    def fuse(self, canvas, scale, slots, codes):
+        batch, channels, height, width = canvas.shape
+        if self.slots.num_scales == 1:
+            index = slots.expand(codes.shape[:2]).unsqueeze(1).expand(-1, channels, -1)
+            flat = canvas.flatten(2).scatter(2, index, codes.transpose(1, 2))
+            return flat.reshape(canvas.shape)
+        small = codes.transpose(1, 2).reshape(batch, channels, *self.slots.grids[scale])
+        return canvas + F.interpolate(small, (height, width), mode="bilinear")
+
+    def view(self, canvas, scale):
+        return F.adaptive_avg_pool2d(canvas, self.slots.grids[scale]).flatten(2).transpose(1, 2)
+
+
+def make_order(model: Any, **options: Any) -> Any:
+    """The model's order over a toy fuser with the model's slots."""
+    fuser = ToyFuser(model.slots.grids, model.config.vocab_size, model.code_dim or 4)
+    return ORDERS[model.config.order](fuser, model.prefix_length, "cpu", **options)
+
+
+def sentence(caught: pytest.ExceptionInfo) -> str:
+    """The message of an error, which must be one line that says something."""
+    text = str(caught.value.args[0])
+    assert "\n" not in text
+    assert 20 < len(text) < 500
+    return text

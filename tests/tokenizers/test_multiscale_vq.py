@@ -1,0 +1,112 @@
+"""The multi-scale residual tokenizer of VAR."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import make_images, make_tokenizer, sentence
+
+from arimage.tokenizers.multiscale_vq import MultiScaleVQConfig, phi_index
+from arimage.tokenizers.quantizers import COMMITMENT
+from arimage.tokenizers.registry import TOKENIZERS
+
+# Which of 4 phi serves which scale, of FoundationVision/VAR@78b9539 models/quant.py in float64.
+PUBLISHED = {
+    5: (0, 1, 2, 2, 3),
+    9: (0, 0, 1, 1, 2, 2, 2, 3, 3),
+    10: (0, 0, 1, 1, 1, 2, 2, 3, 3, 3),
+    13: (0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3),
+    14: (0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3),
+    15: (0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3),
+}
+
+
+@pytest.mark.parametrize("scales", PUBLISHED)
+def test_the_phi_of_each_scale_is_the_published_one(scales):
+    assert phi_index(scales, 4) == PUBLISHED[scales]
+
+
+def test_float32_would_decide_a_tie_the_other_way():
+    ticks = torch.linspace(1 / 12, 11 / 12, 4)
+    where = torch.linspace(0, 1, 10)
+    nearest = (ticks[None] - where[:, None]).abs().argmin(1)
+    assert tuple(nearest.tolist()) != PUBLISHED[10]
+
+
+@pytest.mark.parametrize(("scales", "phi"), [(1, 4), (1, 1), (6, 1), (6, 6), (3, 7)])
+def test_any_number_of_scales_and_phi_goes_together(scales, phi):
+    index = phi_index(scales, phi)
+    assert len(index) == scales
+    assert set(index) <= set(range(phi))
+    assert list(index) == sorted(index)
+    if scales == phi:
+        assert index == tuple(range(phi))
+
+
+def test_it_can_be_built_where_tensors_have_no_values():
+    cls = TOKENIZERS["multiscale_vq"]
+    with torch.device("meta"):
+        tokenizer = cls(cls.config_class())
+    assert tokenizer.phi_of_scale == phi_index(4, 4)
+
+
+@torch.no_grad()
+def test_each_scale_codes_what_the_coarser_ones_left_over():
+    """VAR's algorithms 1 and 2, written out."""
+    tokenizer = make_tokenizer("multiscale_vq")
+    latents = tokenizer.encode_latents(make_images(tokenizer, 2))
+    rest, hat, ids = latents.clone(), torch.zeros_like(latents), []
+    for scale, side in enumerate(tokenizer.config.scales):
+        small = F.interpolate(rest, (side, side), mode="area")
+        found = tokenizer.quantizer(small.flatten(2).transpose(1, 2))
+        ids.append(found.ids)
+        codes = found.codes.transpose(1, 2).reshape(small.shape)
+        if side < tokenizer.config.side:
+            codes = F.interpolate(codes, latents.shape[-2:], mode="bicubic")
+        phi = tokenizer.phi[tokenizer.phi_of_scale[scale]]
+        codes = 0.5 * codes + 0.5 * phi.conv(codes)
+        hat, rest = hat + codes, rest - codes
+    encoding = tokenizer.quantize(latents)
+    assert torch.equal(encoding.ids, torch.cat(ids, dim=1))
+    assert (encoding.codes - hat).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_the_loss_is_the_mean_over_scales():
+    tokenizer = make_tokenizer("multiscale_vq")
+    latents = tokenizer.encode_latents(make_images(tokenizer, 2))
+    encoding, losses = tokenizer.quantize(latents), []
+    canvas = tokenizer.blank(2)
+    for scale in range(3):
+        start, stop = tokenizer.slots.span(scale)
+        codes = tokenizer.lookup(encoding.ids[:, start:stop])
+        canvas = tokenizer.fuse(canvas, scale, torch.arange(start, stop), codes)
+        losses.append((1 + COMMITMENT) * F.mse_loss(canvas, latents))
+    assert encoding.loss.item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+
+
+def test_the_codebook_starts_from_the_residuals_of_all_scales():
+    """Were it started by the first look-up, 8 images would give 8 different codes at most."""
+    tokenizer = make_tokenizer("multiscale_vq")
+    codes = tokenizer.lookup(torch.arange(32)[None])[0]
+    assert len(codes.unique(dim=0)) > 16
+
+
+@torch.no_grad()
+def test_a_view_is_the_canvas_at_the_size_of_the_map():
+    tokenizer = make_tokenizer("multiscale_vq")
+    canvas = torch.randn(2, tokenizer.config.code_dim, 4, 4)
+    assert torch.allclose(tokenizer.view(canvas, 0)[:, 0], canvas.mean((2, 3)), atol=1e-6)
+    assert torch.equal(tokenizer.view(canvas, 2), canvas.flatten(2).transpose(1, 2))
+
+
+@pytest.mark.parametrize("scales", [(), (1, 2), (1, 4, 2), (1, 2, 2, 4), (0, 4)])
+def test_scales_that_do_not_end_at_the_latent_side_are_told(scales):
+    with pytest.raises(ValueError) as caught:
+        MultiScaleVQConfig(scales=scales)
+    assert "expected growing sides that end with the latent side 4" in sentence(caught)
+
+
+def test_the_number_of_phi_is_positive():
+    with pytest.raises(ValueError) as caught:
+        MultiScaleVQConfig(num_phi=0)
+    assert "got num_phi 0; expected an integer >= 1" in sentence(caught)
