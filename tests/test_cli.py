@@ -47,7 +47,9 @@ def test_generate_into_a_folder_equals_the_sheet(tmp_path):
     run("generate", "--classes", "1", "--out", tmp_path / "one.png", "--seed", 6)
     files = sorted((tmp_path / "folder").iterdir())
     assert [f.name for f in files] == [
-        "000000_class3_seed5.png", "000001_class1_seed6.png", "000002_class4_seed7.png"
+        "000000_class3_seed5.png",
+        "000001_class1_seed6.png",
+        "000002_class4_seed7.png",
     ]
     alone = np.asarray(Image.open(tmp_path / "one.png"))[2:-2:2, 2:-2:2]
     assert np.array_equal(np.asarray(Image.open(files[1])), alone)
@@ -61,8 +63,14 @@ def test_reconstruct_and_evaluate(tmp_path):
     text = run("reconstruct", *files, "--out", tmp_path / "pairs.png")
     assert text.count("PSNR") == 3
     output = run(
-        "evaluate", tmp_path / "a", "--reference", tmp_path / "b", "--out", tmp_path / "r",
-        "--metrics", "fid, recall",
+        "evaluate",
+        tmp_path / "a",
+        "--reference",
+        tmp_path / "b",
+        "--out",
+        tmp_path / "r",
+        "--metrics",
+        "fid, recall",
     )
     record = json.loads(output.strip().splitlines()[-1])
     assert [s["name"] for s in record["scores"]] == ["fid", "recall"]
@@ -78,8 +86,19 @@ def test_train_on_a_folder_gives_a_generator(tmp_path):
             pixels = rng.integers(level, level + 50, (20, 24, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "data" / name / f"{i}.png")
     run(
-        "train", "--data", tmp_path / "data", "--out", tmp_path / "model", "--image-size", 16,
-        "--tokenizer-steps", 2, "--transformer-steps", 2, "--order", "raster",
+        "train",
+        "--data",
+        tmp_path / "data",
+        "--out",
+        tmp_path / "model",
+        "--image-size",
+        16,
+        "--tokenizer-steps",
+        2,
+        "--transformer-steps",
+        2,
+        "--order",
+        "raster",
     )
     run("generate", "--model", tmp_path / "model", "--classes", "dark,1", "--out", tmp_path / "x")
     assert len(list((tmp_path / "x").iterdir())) == 2
@@ -123,8 +142,15 @@ def test_unreadable_images_and_unwritable_folders(tmp_path, monkeypatch, capsys)
     message = fails(monkeypatch, capsys, "train", "--data", tmp_path, "--out", tmp_path / "m")
     assert "no sub-folder" in message
     message = fails(
-        monkeypatch, capsys, "train", "--data", tmp_path, "--out", tmp_path / "m",
-        "--image-size", 30,
+        monkeypatch,
+        capsys,
+        "train",
+        "--data",
+        tmp_path,
+        "--out",
+        tmp_path / "m",
+        "--image-size",
+        30,
     )
     assert "24 or 32" in message
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "notes.png"]

@@ -42,8 +42,8 @@ def poisoned_memory():
 def outputs(model):
     """What a model computes, for fixed inputs."""
     if hasattr(model, "encode"):
-        ids = model.encode(make_images(model, 2))
-        return [ids, model.decode(ids), model.quantize(model.encode_latents(make_images(model, 2))).loss]
+        encoding = model.quantize(model.encode_latents(make_images(model, 2)))
+        return [encoding.ids, encoding.codes, encoding.loss, model.decode(encoding.ids)]
     order = make_order(model)
     generator = torch.Generator().manual_seed(4)
     ids = torch.randint(0, model.config.vocab_size, (2, model.slots.num_slots), generator=generator)
@@ -58,8 +58,10 @@ def is_same(model, loaded):
     if ours.keys() != theirs.keys() or loaded.training:
         return False
     pairs = [(ours[k], theirs[k]) for k in ours]
-    pairs += zip(outputs(model), outputs(loaded), strict=True)
-    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+    if not all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs):
+        return False
+    results = zip(outputs(model), outputs(loaded), strict=True)
+    return all(torch.allclose(a, b, rtol=0, atol=1e-5) for a, b in results)
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -118,13 +120,6 @@ def test_a_folder_below_another_is_loaded(tmp_path):
     model = make_model("llama", "raster")
     model.save_pretrained(tmp_path / "transformer")
     assert is_same(model, LlamaModel.from_pretrained(tmp_path, subfolder="transformer"))
-
-
-def test_the_report_of_loading_may_be_asked_for(tmp_path):
-    make_model("llama", "raster").save_pretrained(tmp_path)
-    model, info = LlamaModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert isinstance(model, LlamaModel)
-    assert not info["missing_keys"]
 
 
 def test_saving_twice_writes_the_same_files(tmp_path):
@@ -268,10 +263,7 @@ def test_an_extra_tensor_is_told(folder):
 
 def test_a_tensor_of_another_shape_is_told(folder):
     change_weights(folder, lambda tensors: tensors.update({"norm.weight": torch.ones(7)}))
-    text = refused(folder, ValueError)
-    assert "1 of another shape (norm.weight" in text
-    assert "7" in text
-    assert "32" in text
+    assert "1 of another shape (norm.weight [7], not [32])" in refused(folder, ValueError)
 
 
 def test_many_problems_are_one_sentence(folder):

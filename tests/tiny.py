@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from arimage.ar.registry import MODELS, ORDERS
-from arimage.generator import ImageGenerator, Settings
+from arimage.generator import ImageGenerator
+from arimage.sampling.settings import Settings
 from arimage.slots import SlotTable
 from arimage.tokenizers.registry import QUANTIZERS, TOKENIZERS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -159,10 +160,10 @@ def train(
     out: Annotated[Path, typer.Option(help="Where the generator is saved.")],
     order: Annotated[str, typer.Option(help="next_scale, raster or masked.")] = "next_scale",
     image_size: Annotated[int, typer.Option(help="Pixels per side, a multiple of 8.")] = 32,
-    tokenizer_steps: Annotated[int, typer.Option(min=1)] = 1000,
-    transformer_steps: Annotated[int, typer.Option(min=1)] = 2000,
+    tokenizer_steps: Annotated[int, typer.Option(help="Of 64 images.", min=1)] = 1000,
+    transformer_steps: Annotated[int, typer.Option(help="Of 64 images.", min=1)] = 2000,
     jittered_copies: Annotated[int, typer.Option(help="Of each image, to add.", min=0)] = 0,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(help="Of initialisation, batches, dropout.")] = 0,
 ) -> None:
     """Train a small tokenizer and transformer on a folder of images."""
     from arimage.training.generator_trainer import train_on_folder
@@ -244,6 +245,8 @@ def list_models() -> None:
 
 def main() -> None:
     """Runs a command; what the user can mend becomes one sentence on stderr and exit code 2."""
+    # Threads that spin while they wait slow training tenfold on a busy machine (docs/log.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except (ValueError, TypeError, KeyError, OSError, FloatingPointError) as error:

@@ -7,7 +7,7 @@ import copy
 import operator
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,86 +24,15 @@ from arimage.files import new_files, read_json, write_json
 from arimage.images import to_pil, to_pixels
 from arimage.pretrained import ArimageModel
 from arimage.registry import unknown_name
-from arimage.sampling.guidance import Guidance, Schedule, make_schedule, schedule_record
 from arimage.sampling.loop import Branch, generate
 from arimage.sampling.noise import PerImageNoise
-from arimage.sampling.registry import SAMPLERS
-from arimage.sampling.samplers.base import Sampler
+from arimage.sampling.settings import Settings
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.tokenizers.registry import TOKENIZERS
 
 INDEX = "model_index.json"
 TOKENIZER, TRANSFORMER = "image_tokenizer", "transformer"
 BATCH_SIZE = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How to sample; a saved generator carries its defaults in model_index.json.
-
-    Attributes:
-        guidance_scale: s in u + s (c - u); 1 is off.
-        guidance_schedule: a registered name, or a Schedule.
-        temperature: of the categorical sampler; 0 is argmax.
-        top_k, top_p: of the categorical sampler; None is off.
-        num_steps: passes of the model, for orders that let one choose; None is the default.
-        sampler: a registered name.
-
-    Raises:
-        ValueError: a setting out of range. KeyError: an unknown schedule or sampler.
-    """
-
-    guidance_scale: float = 1.0
-    guidance_schedule: str | Schedule = "constant"
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    num_steps: int | None = None
-    sampler: str = "categorical"
-
-    def __post_init__(self) -> None:
-        self.guidance()
-        self.make_sampler()
-
-    def updated(self, changes: dict[str, Any]) -> "Settings":
-        """A copy with some settings changed; an unknown one is a TypeError."""
-        names = [f.name for f in fields(self)]
-        for name in changes:
-            if name not in names:
-                raise TypeError(unknown_name("sampling setting", name, names))
-        return replace(self, **changes)
-
-    def guidance(self) -> Guidance:
-        """The guidance these settings ask for."""
-        return Guidance(float(self.guidance_scale), make_schedule(self.guidance_schedule))
-
-    def make_sampler(self) -> Sampler:
-        """The sampler these settings ask for."""
-        cls = SAMPLERS[self.sampler]
-        options = vars(self).keys() & getattr(cls, "__dataclass_fields__", {}).keys()
-        return cls(**{name: getattr(self, name) for name in options})
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; a schedule becomes its name and options."""
-        record = {f.name: getattr(self, f.name) for f in fields(self)}
-        if isinstance(self.guidance_schedule, Schedule):
-            record["guidance_schedule"] = schedule_record(self.guidance_schedule)
-        return record
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> "Settings":
-        """The inverse of ``to_json``.
-
-        Raises:
-            ValueError: an unknown setting, schedule or option, or a value out of range.
-        """
-        changes = dict(record)
-        try:
-            if isinstance(changes.get("guidance_schedule"), dict):
-                changes["guidance_schedule"] = make_schedule(changes["guidance_schedule"])
-            return cls().updated(changes)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"cannot read the sampling settings: {error.args[0]}") from error
 
 
 @dataclass(frozen=True)

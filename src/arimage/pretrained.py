@@ -100,6 +100,7 @@ class ArimageModel(PreTrainedModel):
     """
 
     config_class: ClassVar[type[PreTrainedConfig]] = ArimageConfig
+    base_model_prefix = "arimage"  # the default, "", lets any first letter of a key pass
     _supports_sdpa = True
 
     @classmethod
@@ -114,7 +115,7 @@ class ArimageModel(PreTrainedModel):
 
         Raises:
             ValueError: a truncated file, missing, unexpected or wrong-shaped tensors, a bad config.
-            FileNotFoundError: a local folder without config.json.
+            FileNotFoundError: no such folder, or one without config.json.
         """
         path = Path(pretrained_model_name_or_path)
         _check_folder(path, kwargs.get("subfolder", ""))
@@ -136,7 +137,9 @@ class ArimageModel(PreTrainedModel):
         rebuild_buffers(model)
         return (model, info) if with_info else model
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, **kwargs: Any
+    ) -> None:
         """Writes config.json and model.safetensors into a folder; each file appears whole."""
         with new_files(save_directory) as temporary, quiet_transformers():
             super().save_pretrained(temporary, **kwargs)
@@ -168,6 +171,10 @@ def rebuild_buffers(model: nn.Module) -> None:
 
 
 def _check_folder(path: Path, subfolder: str) -> None:
+    if not path.is_dir() and (path.is_absolute() or len(path.parts) > 2):
+        raise FileNotFoundError(
+            f"no folder {path}; give one made by save_pretrained, or a hub id 'owner/name'"
+        )
     if path.is_dir() and not (path / subfolder / "config.json").is_file():
         raise FileNotFoundError(
             f"no config.json in {path / subfolder}; give a folder made by save_pretrained"
@@ -177,12 +184,13 @@ def _check_folder(path: Path, subfolder: str) -> None:
 
 
 def _check_loading(path: Path, info: dict[str, Any]) -> None:
+    mismatched = info["mismatched_keys"]
     problems = [
         f"{len(keys)} {kind} ({', '.join(sorted(map(str, keys))[:3])}{', ...' * (len(keys) > 3)})"
         for kind, keys in (
             ("missing", info["missing_keys"]),
             ("unexpected", info["unexpected_keys"]),
-            ("of another shape", info["mismatched_keys"]),
+            ("of another shape", [f"{k} {list(a)}, not {list(b)}" for k, a, b in mismatched]),
         )
         if keys
     ]

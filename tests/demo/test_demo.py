@@ -1,6 +1,7 @@
 """The demo's own code on a recipe of a few steps, and the presets it made."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ import pytest
 from arimage import PRESETS, ImageGenerator, evaluate
 from arimage.demo.digits import load_digits
 from arimage.demo.recipes import RECIPES, DemoRecipe
-from arimage.demo.run import make_record, run_demo
-from arimage.generator import Settings
+from arimage.demo.run import Demo, make_record, run_demo
 from arimage.images import from_pixels, to_pixels
+from arimage.sampling.settings import Settings
 
 
 def test_the_split_is_fixed_stratified_and_disjoint():
@@ -48,9 +49,6 @@ def test_targets_are_judged_as_the_issue_says():
         def __missing__(self, name):
             return type("Score", (), {"value": 0.5})()
 
-    class Demo:
-        order, seed = "raster", 0
-
     def record(**values):
         made = Fake({k: type("Score", (), {"value": v})() for k, v in values.items()})
         score = {"fid": type("Score", (), {"value": 1.0})()}
@@ -59,8 +57,9 @@ def test_targets_are_judged_as_the_issue_says():
             accuracy=type("Score", (), {"value": 0.97})(),
             copies=type("Score", (), {"value": 0.01})(),
         )
+        demo = Demo("raster", Path(), 0, False, print, RECIPES["raster"], *load_digits())
         reports = {"generated": made, "real": score, "untrained": ceiling, "held_out": held_out}
-        return make_record(Demo(), {"psnr": 1.0}, reports)["reached"]
+        return make_record(demo, {"psnr": 1.0}, reports)["reached"]
 
     good = record(accuracy=0.9, fid=11.0, copies=0.02)
     assert all(good.values())
@@ -84,10 +83,8 @@ def test_presets_do_what_their_records_say(name):
     assert generator.transformer.config.order == preset.order
     labels = list(range(10)) * 30
     pixels = generator(labels, seeds=10_000, output_type="pixels", batch_size=100).images
-    train, held_out = load_digits()
-    report = evaluate(
-        pixels, labels=labels, metrics=["accuracy", "fid"], reference=held_out.pixels
-    )
+    _, held_out = load_digits()
+    report = evaluate(pixels, labels=labels, metrics=["accuracy", "fid"], reference=held_out.pixels)
     assert report["accuracy"].value >= preset.scores["accuracy"] - 0.04
     untrained = type(generator.transformer)(generator.transformer.config)
     noise = ImageGenerator(generator.tokenizer, untrained, generator.settings)

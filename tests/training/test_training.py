@@ -19,7 +19,8 @@ def stripes(count=24, seed=0):
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 2
     wave = np.where(np.arange(16) // 4 % 2, 220, 30)
-    images = np.stack([np.tile(wave, (16, 1)).T if label else np.tile(wave, (16, 1)) for label in labels])
+    across = np.tile(wave, (16, 1))
+    images = np.stack([across.T if label else across for label in labels])
     images = images[..., None].repeat(3, -1) + rng.integers(-20, 20, (count, 16, 16, 1))
     return images.clip(0, 255).astype(np.uint8), labels.astype(np.int64)
 
@@ -30,7 +31,12 @@ def test_losses_fall_and_a_repeat_is_bit_identical(order):
 
     def train(seed):
         return train_generator(
-            pixels, labels, order=order, tokenizer_steps=30, transformer_steps=40, seed=seed,
+            pixels,
+            labels,
+            order=order,
+            tokenizer_steps=30,
+            transformer_steps=40,
+            seed=seed,
             progress=False,
         )
 
@@ -50,7 +56,11 @@ def test_losses_fall_and_a_repeat_is_bit_identical(order):
 def test_a_trained_class_is_the_asked_class():
     pixels, labels = stripes(64)
     generator, _ = train_generator(
-        pixels, labels, order="next_scale", tokenizer_steps=120, transformer_steps=150,
+        pixels,
+        labels,
+        order="next_scale",
+        tokenizer_steps=120,
+        transformer_steps=150,
         progress=False,
     )
     images = generator([0] * 10 + [1] * 10, seeds=0, output_type="pixels").images.astype(float)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from arimage.generator import Settings
+from arimage.sampling.settings import Settings
 
 NUM_CLASSES = 10
 PER_CLASS = 100
@@ -38,7 +38,7 @@ RECIPES: dict[str, DemoRecipe] = {
     "raster": DemoRecipe(
         tokenizer_steps=450,
         transformer_steps=1200,
-        settings=Settings(guidance_scale=2.0, top_p=0.9),
+        settings=Settings(guidance_scale=1.5),
     ),
     "masked": DemoRecipe(
         tokenizer_steps=450,

@@ -106,7 +106,7 @@ def make_schedule(schedule: str | dict[str, Any] | Schedule) -> Schedule:
     if isinstance(schedule, Schedule):
         return schedule
     options = {"name": schedule} if isinstance(schedule, str) else dict(schedule)
-    name = options.pop("name", None)
+    name = str(options.pop("name", ""))
     cls = SCHEDULES[name]
     known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for option in options:

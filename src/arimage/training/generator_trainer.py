@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from arimage.generator import ImageGenerator, Settings, make_order
+from arimage.generator import ImageGenerator, make_order
+from arimage.sampling.settings import Settings
 from arimage.shapes import Int, UInt8
 from arimage.training.ar_trainer import train_transformer
 from arimage.training.augment import Jitter, with_jittered_copies

@@ -88,7 +88,8 @@ class MaskedOrder(Order):
         gumbel = noise.gumbel(self.num_slots).to(draw.log_probs)
         confidence = draw.log_probs + self.choice_temperature * (1 - ratio) * gumbel
         confidence = confidence.masked_fill(~open_slots, -torch.inf)
-        place = confidence.argsort(-1, descending=True).argsort(-1)  # 0 is the most confident
+        best_first = confidence.argsort(dim=-1, descending=True, stable=True)
+        place = best_first.argsort(-1)  # 0 is the most confident
         kept = open_slots & (place < self._to_keep(state, open_slots, ratio)[:, None])
         ids = torch.where(kept, draw.ids, before)
         chosen = ids != UNKNOWN
