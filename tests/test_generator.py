@@ -18,7 +18,6 @@ from arimage.ar.registry import MODELS
 from arimage.generator import ImageGenerator
 from arimage.images import to_pixels
 from arimage.sampling.noise import PerImageNoise
-from arimage.sampling.settings import Settings
 
 LABELS, SEEDS = [2, 0, 1, 3, 0], [11, 5, 900, 7, 5]  # 3 is "no class"
 PIXEL_TOLERANCE = 1e-4
@@ -134,6 +133,18 @@ def test_known_tokens_survive(generators, name, order):
     *_, state = generator.sample([0, 1], [3, 4], known=known)
     assert torch.equal(state.ids[known.mask], ids[known.mask])
     assert (state.ids != UNKNOWN).all()
+
+
+@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_it_works_in_half_precision(name, order, both):
+    generator = make_generator(name, order, guidance_scale=2.0)
+    generator.transformer.to(torch.bfloat16)
+    if both:
+        generator.tokenizer.to(torch.bfloat16)
+    output = generator([0, 1], seeds=[3, 4])
+    assert torch.equal(output.ids, generator([0, 1], seeds=[3, 4]).ids)
+    assert len(output.ids.unique()) > 3
 
 
 def test_seeds_count_up_from_one_integer_and_are_fresh_without(generators):

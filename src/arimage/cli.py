@@ -221,12 +221,12 @@ def list_models() -> None:
     )
 
     table = Table(title="presets")
-    for heading in ("name", "order", "size", "classes", "parameters", "licence", "verified"):
-        table.add_column(heading)
+    for heading in ("name", "order", "size", "classes", "parameters", "licence"):
+        table.add_column(heading, no_wrap=heading == "name")
     for preset in PRESETS.values():
-        sizes = " + ".join(f"{n:,}" for n in preset.parameters)
+        sizes = " + ".join(f"{n / 1e3:.0f} k" for n in preset.parameters)
         row = (preset.order, str(preset.image_size), str(preset.num_classes), sizes)
-        table.add_row(preset.name, *row, preset.licence, preset.verified)
+        table.add_row(preset.name, *row, preset.licence)
     console = Console()
     console.print(table)
     registries = (

@@ -10,6 +10,8 @@ from arimage import PRESETS, ImageGenerator, evaluate
 from arimage.demo.digits import load_digits
 from arimage.demo.recipes import RECIPES, DemoRecipe
 from arimage.demo.run import Demo, make_record, run_demo
+from arimage.eval.base import Score
+from arimage.eval.report import Protocol, Report
 from arimage.images import from_pixels, to_pixels
 from arimage.sampling.settings import Settings
 
@@ -27,11 +29,15 @@ def test_the_split_is_fixed_stratified_and_disjoint():
     assert not any(image.tobytes() in seen for image in held_out.pixels)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("order", sorted(RECIPES))
 def test_a_tiny_run_goes_all_the_way(tmp_path, order):
     recipe = DemoRecipe(
-        tokenizer_steps=3, transformer_steps=3, classifier_steps=3, settings=Settings()
+        tokenizer_steps=3,
+        transformer_steps=3,
+        classifier_steps=3,
+        jittered_copies=0,
+        per_class=10,
+        settings=Settings(),
     )
     said = []
     record = run_demo(order, tmp_path, progress=False, say=said.append, recipe=recipe)
@@ -44,28 +50,30 @@ def test_a_tiny_run_goes_all_the_way(tmp_path, order):
     assert len(said) == 4
 
 
-def test_targets_are_judged_as_the_issue_says():
-    class Fake(dict):
-        def __missing__(self, name):
-            return type("Score", (), {"value": 0.5})()
-
-    def record(**values):
-        made = Fake({k: type("Score", (), {"value": v})() for k, v in values.items()})
-        score = {"fid": type("Score", (), {"value": 1.0})()}
-        ceiling = {"fid": type("Score", (), {"value": 101.0})()}
-        held_out = Fake(
-            accuracy=type("Score", (), {"value": 0.97})(),
-            copies=type("Score", (), {"value": 0.01})(),
+def test_targets_are_judged_as_they_are_stated():
+    def report(**values):
+        scores = tuple(
+            Score(name=name, value=value, higher_is_better=True, count=1)
+            for name, value in values.items()
         )
-        demo = Demo("raster", Path(), 0, False, print, RECIPES["raster"], *load_digits())
-        reports = {"generated": made, "real": score, "untrained": ceiling, "held_out": held_out}
-        return make_record(demo, {"psnr": 1.0}, reports)["reached"]
+        return Report(scores=scores, protocol=Protocol(count=1, features="digits"))
 
-    good = record(accuracy=0.9, fid=11.0, copies=0.02)
-    assert all(good.values())
-    assert not record(accuracy=0.899, fid=11.0, copies=0.02)["accuracy"]
-    assert not record(accuracy=0.9, fid=11.1, copies=0.02)["fid"]
-    assert not record(accuracy=0.9, fid=11.0, copies=0.021)["copies"]
+    demo = Demo("raster", Path(), 0, False, print, RECIPES["raster"], *load_digits())
+
+    def reached(accuracy, fid, copies):
+        rest = {"inception_score": 9.0, "precision": 0.9, "recall": 0.9}
+        reports = {
+            "generated": report(accuracy=accuracy, fid=fid, copies=copies, **rest),
+            "real": report(fid=1.0),
+            "untrained": report(fid=101.0),
+            "held_out": report(accuracy=0.97, copies=0.01),
+        }
+        return make_record(demo, {"psnr": 20.0}, reports)["reached"]
+
+    assert all(reached(accuracy=0.9, fid=11.0, copies=0.02).values())
+    assert not reached(accuracy=0.899, fid=11.0, copies=0.02)["accuracy"]
+    assert not reached(accuracy=0.9, fid=11.1, copies=0.02)["fid"]
+    assert not reached(accuracy=0.9, fid=11.0, copies=0.021)["copies"]
 
 
 def test_an_unknown_order_is_told_with_suggestions(tmp_path):

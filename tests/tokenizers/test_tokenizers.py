@@ -6,6 +6,7 @@ from tiny import TOKENIZER_CASES, make_images, make_tokenizer, sentence
 
 from arimage.slots import Fuser
 from arimage.tokenizers.base import Encoding
+from arimage.tokenizers.conv import group_norm
 from arimage.tokenizers.registry import QUANTIZERS, TOKENIZERS
 from arimage.tokenizers.vq import VQTokenizerConfig
 
@@ -102,6 +103,21 @@ def test_look_up_takes_slots_in_any_order_shared_or_one_set_per_image(tokenizers
     own = tokenizer.fuse(tokenizer.blank(2), 0, order.expand(2, -1), codes)
     assert torch.equal(shared, whole)
     assert torch.equal(own, whole)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("name", "quantizer"), TOKENIZER_CASES)
+def test_it_works_in_another_precision(name, quantizer, dtype):
+    tokenizer = make_tokenizer(name, quantizer).to(dtype)
+    images = make_images(tokenizer, 2).to(dtype)
+    ids = tokenizer.encode(images)
+    assert len(ids.unique()) > 3
+    assert tokenizer.decode(ids).dtype == tokenizer(images)[0].dtype == dtype
+
+
+def test_the_number_of_groups_divides_the_channels():
+    assert [group_norm(c, g).num_groups for c, g in ((12, 8), (5, 32), (64, 32))] == [4, 1, 32]
 
 
 def encoder_gradient(tokenizer, quantize):

@@ -168,7 +168,8 @@ class VARModel(Backbone):
         assert isinstance(context, VARContext)
         parts = [] if step.start else [context.prefix]
         if inputs is not None:
-            parts.append(self.code_embedding(inputs))
+            codes = inputs.to(self.code_embedding.weight.dtype)  # the tokenizer may have another
+            parts.append(self.code_embedding(codes))
         x = torch.cat(parts, dim=1)  # (r, m, width)
         scale = self.scale_of_slot(step.positions.device)[step.positions]
         x = x + self.position_embedding(step.positions) + self.scale_embedding(scale)

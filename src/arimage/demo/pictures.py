@@ -16,10 +16,10 @@ MAX_STAGES = 8
 PAIRS = 20
 
 
-def draw_samples(path: Path, pixels: UInt8[np.ndarray, "n h w 3"], per_class: int) -> Path:
-    """The first ten images of each class, a row per class (``pixels`` is sorted by class)."""
-    rows = pixels.reshape(-1, per_class, *pixels.shape[1:])[:, :10]
-    return write_png(path, grid(rows.reshape(-1, *pixels.shape[1:]), 10, zoom=ZOOM))
+def draw_samples(path: Path, pixels: UInt8[np.ndarray, "n h w 3"], num_classes: int) -> Path:
+    """The first ten images of each class, a row per class (``pixels`` has the classes in turn)."""
+    rows = pixels.reshape(-1, num_classes, *pixels.shape[1:])[:10].swapaxes(0, 1)
+    return write_png(path, grid(rows.reshape(-1, *pixels.shape[1:]), rows.shape[1], zoom=ZOOM))
 
 
 def draw_stages(path: Path, generator: ImageGenerator, class_labels: Sequence[int]) -> Path:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from arimage.sampling.settings import Settings
 
 NUM_CLASSES = 10
-PER_CLASS = 100
 CLASSIFIER_STEPS = 400
 
 MIN_CLASSIFIER_ACCURACY = 0.96
@@ -16,7 +15,7 @@ MAX_COPY_RATIO = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class DemoRecipe:
-    """Steps of both trainings and the sampling defaults of the result.
+    """Steps of the trainings, sampling defaults of the result, images generated per class.
 
     Settings were chosen on a validation part of the train digits (docs/log.md), never on the
     held-out ones.
@@ -26,6 +25,7 @@ class DemoRecipe:
     transformer_steps: int
     settings: Settings
     jittered_copies: int = 8
+    per_class: int = 100
     classifier_steps: int = CLASSIFIER_STEPS
 
 

@@ -18,7 +18,6 @@ from arimage.demo.recipes import (
     MIN_ACCURACY,
     MIN_CLASSIFIER_ACCURACY,
     NUM_CLASSES,
-    PER_CLASS,
     RECIPES,
     DemoRecipe,
 )
@@ -104,9 +103,9 @@ def run_demo(
         train_models(demo)
     with demo.stage("loading what was saved, generating"):
         generator = ImageGenerator.from_pretrained(demo.out / GENERATOR)
-        pixels = generate_pixels(generator)
-        ceiling_pixels = generate_pixels(untrained_like(generator, seed))
-        pictures.draw_samples(demo.out / "samples.png", pixels, PER_CLASS)
+        pixels = generate_pixels(generator, chosen.per_class)
+        ceiling_pixels = generate_pixels(untrained_like(generator, seed), chosen.per_class)
+        pictures.draw_samples(demo.out / "samples.png", pixels, NUM_CLASSES)
         pictures.draw_stages(demo.out / "stages.png", generator, range(NUM_CLASSES))
         pictures.draw_losses(demo.out / "losses.png", demo.histories)
     with demo.stage("scoring"):
@@ -170,17 +169,22 @@ def untrained_like(generator: ImageGenerator, seed: int) -> ImageGenerator:
     return ImageGenerator(generator.tokenizer, fresh, generator.settings)
 
 
-def generate_pixels(generator: ImageGenerator) -> np.ndarray:
-    """100 images per class, sorted by class; image i has seed i."""
-    labels = np.repeat(np.arange(NUM_CLASSES), PER_CLASS).tolist()
-    batches = generator.batches(labels, range(len(labels)), BATCH_SIZE)
+def generate_pixels(generator: ImageGenerator, per_class: int) -> np.ndarray:
+    """``per_class`` images of each class, the classes in turn; image i has seed i."""
+    labels = asked_labels(per_class)
+    batches = generator.batches(labels.tolist(), range(len(labels)), BATCH_SIZE)
     return np.concatenate([pixels for pixels, _ in batches])
 
 
-def balanced(split: Split) -> np.ndarray:
-    """The first 100 images of each class, sorted by class."""
-    rows = [np.flatnonzero(split.labels == c)[:PER_CLASS] for c in range(NUM_CLASSES)]
-    return split.pixels[np.concatenate(rows)]
+def asked_labels(per_class: int) -> np.ndarray:
+    """0..9, 0..9, ...: in turn, since the splits of the inception score are contiguous."""
+    return np.tile(np.arange(NUM_CLASSES), per_class)
+
+
+def balanced(split: Split, per_class: int) -> np.ndarray:
+    """The first ``per_class`` images of each class, the classes in turn."""
+    rows = [np.flatnonzero(split.labels == c)[:per_class] for c in range(NUM_CLASSES)]
+    return split.pixels[np.stack(rows, axis=1).ravel()]
 
 
 def score(
@@ -192,29 +196,31 @@ def score(
 ) -> dict[str, Report]:
     """Reports on the generated, real and untrained images, all against the held-out digits.
 
-    "real" is 1,000 train digits, 100 per class: as many as are generated, since FID depends on
-    the count. The images of a class are interleaved before scoring (IS splits are contiguous).
+    "real" is as many train digits of each class as are generated, since FID depends on the count.
     """
-    count = NUM_CLASSES * PER_CLASS
-    mixed = np.arange(count).reshape(NUM_CLASSES, PER_CLASS).T.ravel()
-    labels = np.repeat(np.arange(NUM_CLASSES), PER_CLASS)[mixed]
+    per_class = demo.recipe.per_class
+    labels = asked_labels(per_class)
     reference = Reference.from_pixels("held-out digits", demo.held_out.pixels, features)
     common = {"features": features, "reference": reference}
-    settings = {"model": f"demo {demo.order}", "seed": demo.seed, "image_seeds": "0-999"}
+    settings = {
+        "model": f"demo {demo.order}",
+        "seed": demo.seed,
+        "image_seeds": f"0-{len(labels) - 1}",
+    }
     settings |= {"sampling": generator.settings.to_json()}
     training = demo.train.pixels
     held_out = demo.held_out
     return {
         "generated": evaluate(
-            pixels[mixed],
+            pixels,
             labels=labels,
             metrics=METRICS,
             training=training,
             settings=settings,
             **common,
         ),
-        "real": evaluate(balanced(demo.train)[mixed], metrics=("fid", "inception_score"), **common),
-        "untrained": evaluate(ceiling_pixels[mixed], metrics=("fid", "inception_score"), **common),
+        "real": evaluate(balanced(demo.train, per_class), metrics=bounds, **common),
+        "untrained": evaluate(ceiling_pixels, metrics=bounds, **common),
         "held_out": evaluate(
             held_out.pixels,
             labels=held_out.labels,

@@ -99,7 +99,7 @@ class ConvTokenizer(ImageTokenizer):
 
     def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
         """Code vectors of ids."""
-        return self.quantizer.lookup(ids)
+        return self.quantizer.lookup(ids).to(self.dtype)
 
 
 class VQTokenizer(ConvTokenizer):

@@ -91,19 +91,15 @@ def fit(
         FloatingPointError: a loss that is not finite; the step is named.
     """
     from accelerate import Accelerator
+    from transformers import get_cosine_schedule_with_warmup
 
     accelerator = Accelerator()
     generator = torch.Generator().manual_seed(recipe.seed)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=BETAS
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        recipe.learning_rate,
-        total_steps=recipe.steps,
-        pct_start=recipe.warmup,
-        cycle_momentum=False,
-    )
+    warmup = round(recipe.warmup * recipe.steps)
+    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, recipe.steps)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     average = None
     if recipe.ema_decay is not None:

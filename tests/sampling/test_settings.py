@@ -5,9 +5,9 @@ import json
 import pytest
 from tiny import TINY_SAMPLERS, TINY_SCHEDULES, entry, sentence
 
-from arimage.generator import Settings
 from arimage.sampling.guidance import Interval, PowerCosine
 from arimage.sampling.registry import SAMPLERS, SCHEDULES
+from arimage.sampling.settings import Settings
 
 SETTINGS = [
     Settings(),
