@@ -268,15 +268,14 @@ def make_order(
         ValueError: ``num_steps`` for an order that has a fixed number.
     """
     name = transformer.config.order
-    options: dict[str, Any] = {}
-    if num_steps is not None:
-        if name != "masked":
-            raise ValueError(
-                f"got num_steps {num_steps}; the order {name!r} has a fixed number of steps: "
-                "leave it out"
-            )
-        options["num_steps"] = num_steps
-    return ORDERS[name](tokenizer, transformer.prefix_length, transformer.device, **options)
+    cls = ORDERS[name]
+    if num_steps is not None and not cls.free_steps:
+        raise ValueError(
+            f"got num_steps {num_steps}; the order {name!r} has a fixed number of steps: "
+            "leave it out"
+        )
+    options = {} if num_steps is None else {"num_steps": num_steps}
+    return cls(tokenizer, transformer.prefix_length, transformer.device, **options)
 
 
 def make_seeds(seeds: Sequence[int] | int | None, count: int) -> list[int]:

@@ -31,9 +31,13 @@ class Order(ABC):
         fuser: the tokenizer.
         prefix_length: positions before the first token.
         device: where index tensors live.
+
+    Class attributes: ``cached``, whether keys and values are kept; ``free_steps``, whether the
+    constructor takes ``num_steps``.
     """
 
     cached: ClassVar[bool]
+    free_steps: ClassVar[bool] = False
 
     def __init__(self, fuser: Fuser, prefix_length: int, device: torch.device | str) -> None:
         self.fuser, self.prefix_length, self.device = fuser, prefix_length, torch.device(device)

@@ -28,6 +28,7 @@ class MaskedOrder(Order):
     """
 
     cached = False
+    free_steps = True
 
     def __init__(
         self,
