@@ -26,14 +26,16 @@ from arimage.registry import unknown_name
 M = TypeVar("M", bound="ArimageModel")
 S = TypeVar("S", bound="ArimageConfig")
 
-# Fields that transformers writes into every config.json, ours or not.
+# What transformers itself writes into or passes through a config, besides names that begin with
+# "_": its own fields and those that PreTrainedConfig.__post_init__ takes (5.4 to 5.23).
 _HOUSE_FIELDS = {field.name for field in dataclasses.fields(PreTrainedConfig)} | {
+    "attn_implementation",
+    "experts_implementation",
     "model_type",
-    "_name_or_path",
     "name_or_path",
     "num_labels",
-    "attn_implementation",
-    "_attn_implementation",
+    "output_attentions",
+    "torch_dtype",
 }
 
 
@@ -54,7 +56,8 @@ class ArimageConfig(PreTrainedConfig):
         return [f.name for f in dataclasses.fields(cls) if f.name not in _HOUSE_FIELDS]
 
     def __post_init__(self, **kwargs: Any) -> None:
-        unknown = [name for name in kwargs if name not in _HOUSE_FIELDS]
+        unknown = [name for name in kwargs if not name.startswith("_")]
+        unknown = [name for name in unknown if name not in _HOUSE_FIELDS]
         if unknown:
             raise ValueError(
                 unknown_name(f"field of {type(self).__name__}", unknown[0], self.own_fields())
