@@ -208,7 +208,7 @@ def score(
         "image_seeds": f"0-{len(labels) - 1}",
     }
     settings |= {"sampling": generator.settings.to_json()}
-    training = demo.train.pixels
+    training, bounds = demo.train.pixels, ("fid", "inception_score")
     held_out = demo.held_out
     return {
         "generated": evaluate(
