@@ -133,8 +133,8 @@ def test_reference_is_the_same_from_array_batches_and_folder(noise_pixels, tmp_p
 def test_training_learns_and_repeats():
     train, held_out = load_digits()
     before = torch.random.get_rng_state()
-    model = train_classifier(train.pixels, train.labels, steps=60, seed=0, progress=False)
-    again = train_classifier(train.pixels, train.labels, steps=60, seed=0, progress=False)
+    model = train_classifier(train.pixels, train.labels, steps=100, seed=0, progress=False)
+    again = train_classifier(train.pixels, train.labels, steps=100, seed=0, progress=False)
     assert torch.equal(before, torch.random.get_rng_state())
     assert model.digest() == again.digest()
     assert not model.training
