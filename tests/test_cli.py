@@ -121,6 +121,7 @@ def test_ls_names_every_preset():
         (["--guidance-schedule", "linar"], ["linar", "linear"]),
         (["--num-steps", "4"], ["num_steps", "next_scale"]),
         (["--seed", "-1"], ["seed", "-1"]),
+        (["--device", "abacus"], ["abacus", "use 'cpu'"]),
     ],
 )
 def test_bad_input_gets_one_sentence_and_no_file(tmp_path, monkeypatch, capsys, arguments, words):
@@ -154,6 +155,13 @@ def test_unreadable_images_and_unwritable_folders(tmp_path, monkeypatch, capsys)
     )
     assert "24 or 32" in message
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "notes.png"]
+
+
+def test_a_missing_extra_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    message = fails(monkeypatch, capsys, "demo", "--out", tmp_path)
+    assert "sklearn" in message
+    assert "pip install 'arimage[demo]'" in message
 
 
 def test_parse_classes():

@@ -253,6 +253,10 @@ def main() -> None:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         typer.echo(f"arimage: {text}", err=True)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        text = f"this command needs {error.name}; install it with pip install 'arimage[demo]'"
+        typer.echo(f"arimage: {text}", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

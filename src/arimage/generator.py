@@ -129,7 +129,14 @@ class ImageGenerator:
             write_json(temporary / INDEX, index)
 
     def to(self, device: torch.device | str) -> "ImageGenerator":
-        """Moves both models; returns self."""
+        """Moves both models; returns self. ValueError for a device that is not there."""
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"cannot use the device {str(device)!r} ({reason}); use 'cpu'"
+            ) from None
         self.tokenizer.to(device)
         self.transformer.to(device)
         return self
