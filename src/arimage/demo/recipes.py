@@ -42,7 +42,7 @@ RECIPES: dict[str, DemoRecipe] = {
     ),
     "masked": DemoRecipe(
         tokenizer_steps=450,
-        transformer_steps=1000,
-        settings=Settings(guidance_scale=1.5),
+        transformer_steps=1600,
+        settings=Settings(guidance_scale=1.25),
     ),
 }
