@@ -16,7 +16,7 @@ middle[8:24, 8:24] = True
 edits = [  # digits (which is in the comment), mask, labels to draw, first seed
     ([1, 7, 13], top, None, 20),  # 6, 8, 4: in-painting without a class
     ([1, 3, 2], top, [8, 9, 5], 10),  # 6, 7, 3: another class
-    ([1, 7, 13], ~middle, [6, 8, 4], 20),  # 6, 8, 4: out-painting, the inverse mask
+    ([1, 7, 13], ~middle, [6, 8, 4], 0),  # 6, 8, 4: out-painting, the inverse mask
 ]
 triples = []
 for rows, mask, labels, seed in edits:

@@ -125,7 +125,7 @@ class ImageGenerator:
         count: int | None = None,
         seeds: Sequence[int] | int | None = None,
         batch_size: int | None = None,
-        memory_budget: float | None = None,
+        memory_budget: float | int | None = None,
         output_type: str = "pil",
         **settings: Any,
     ) -> GeneratorOutput:
@@ -165,7 +165,7 @@ class ImageGenerator:
         seeds: Sequence[int] | int | None = None,
         paste: bool = False,
         batch_size: int | None = None,
-        memory_budget: float | None = None,
+        memory_budget: float | int | None = None,
         output_type: str = "pil",
         **settings: Any,
     ) -> GeneratorOutput:
@@ -221,7 +221,7 @@ class ImageGenerator:
         seeds: Sequence[int],
         batch_size: int | None = None,
         *,
-        memory_budget: float | None = None,
+        memory_budget: float | int | None = None,
         known: Known | None = None,
         **settings: Any,
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
@@ -231,7 +231,7 @@ class ImageGenerator:
             class_labels, seeds, settings: as in ``__call__``.
             batch_size: images per call of the models; None is what fits into ``memory_budget``.
             memory_budget: GiB besides the weights, against an estimate (sampling/planner.py);
-                None is 0.8 of the free memory on CUDA and 2 GiB elsewhere.
+                None is 0.8 of the free memory on CUDA and 4 GiB elsewhere.
             known: tokens that are given, one row per image.
         """
         if batch_size is None:
@@ -245,7 +245,7 @@ class ImageGenerator:
             *_, state = self.sample(labels[rows], seeds[rows], given, **settings)
             yield to_pixels(self._decode(state)), state.ids.cpu()
 
-    def plan(self, memory_budget: float | None = None, **settings: Any) -> int:
+    def plan(self, memory_budget: float | int | None = None, **settings: Any) -> int:
         """How many images fit into ``memory_budget`` GiB at once, by estimate; at least one."""
         chosen = self.settings.updated(settings)
         order, decoder = self.order(chosen.num_steps), self.tokenizer.bytes_per_image

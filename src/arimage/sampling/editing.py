@@ -8,7 +8,8 @@ Two steps lead from it to slots:
 2. Coarser maps of a multi-scale tokenizer: the kept cells, as 0 and 1, resized bilinearly; kept
    above a half. Maps of at most three cells are kept whole, whatever the mask says.
 
-Behaviour of the second step: FoundationVision/VAR@78b9539 demo_zero_shot_edit.ipynb.
+Behaviour of the second step: FoundationVision/VAR@78b9539 demo_zero_shot_edit.ipynb, float32 too:
+an exact half is drawn, except where rounding lifts it (some cells of the 13 x 13 map).
 """
 
 import math

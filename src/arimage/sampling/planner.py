@@ -14,7 +14,7 @@ from arimage.sampling.guidance import Guidance
 
 LARGEST_BATCH = 256  # more does not make a step faster, and results would arrive late
 GIB = 2**30
-CPU_BUDGET = 2.0  # GiB
+CPU_BUDGET = 4.0  # GiB
 CUDA_SHARE = 0.8  # of what is free: kernels need room too
 ACTIVATIONS = 24  # values per position and unit of width alive in one block, feed-forward included
 LOGIT_BYTES = 64  # per logit: float32 copies, float64 sums and sorted copies of the samplers
@@ -37,8 +37,8 @@ def image_bytes(model: Backbone, order: Order, guidance: Guidance, tokenizer_byt
     return rows * (cache * order.cached + activations) + logits + tokenizer_bytes
 
 
-def budget_bytes(memory_budget: float | None, device: torch.device) -> int:
-    """``memory_budget`` GiB in bytes; None is a share of the free memory on CUDA, else 2 GiB.
+def budget_bytes(memory_budget: float | int | None, device: torch.device) -> int:
+    """``memory_budget`` GiB in bytes; None is a share of the free memory on CUDA, else 4 GiB.
 
     Raises:
         ValueError: a budget that is not above 0.
