@@ -110,6 +110,61 @@ def test_ls_names_every_preset():
     assert "digits-llamagen" in text
 
 
+@pytest.fixture
+def digit(tmp_path):
+    """A digit and a mask of another size, as files."""
+    run("generate", "--classes", "6", "--out", tmp_path / "digits")
+    (path,) = (tmp_path / "digits").iterdir()
+    mask = np.zeros((100, 100), dtype=np.uint8)
+    mask[:50] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    return path, tmp_path / "mask.png"
+
+
+def test_edit_writes_before_mask_and_after(tmp_path, digit):
+    path, mask = digit
+    common = ("edit", path, path, "--mask", mask, "--class-label", 8, "--seed", 3)
+    run(*common, "--out", tmp_path / "a.png", "--guidance-scale", 2)
+    run(*common, "--out", tmp_path / "b.png", "--outpaint", "--paste", "--top-k", 40)
+    sheets = [np.asarray(Image.open(tmp_path / name))[2:-2, 2:-2] for name in ("a.png", "b.png")]
+    for sheet, outpaint in zip(sheets, (False, True), strict=True):
+        assert sheet.shape == (2 * 64 + 2, 3 * 64 + 4, 3)
+        assert np.array_equal(sheet[:64:2, :64:2], np.asarray(Image.open(path)))
+        assert (sheet[:32, 66:130] == (0 if outpaint else 255)).all()
+        assert (sheet[32:64, 66:130] == (255 if outpaint else 0)).all()
+        assert not np.array_equal(sheet[:64, :64], sheet[:64, 132:])
+        assert not np.array_equal(sheet[:64, 132:], sheet[66:, 132:])  # seeds count up
+    assert np.array_equal(sheets[1][:32, :64], sheets[1][:32, 132:])  # pasted
+    with Image.open(tmp_path / "b.png") as image:
+        record = json.loads(image.info["arimage"])
+    assert record["class_labels"] == [8, 8]
+    assert record["seeds"] == [3, 4]
+    assert (record["outpaint"], record["paste"], record["top_k"]) == (True, True, 40)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--class-label", "11"], ["11", "0 to 9", "10 for no class"]),
+        (["--class-label", "1,2"], ["2 class labels for 1 images"]),
+        (["--mask", "no.png"], ["no image file at no.png"]),
+        (["--mask", "grey.png"], ["got mask value 128"]),
+        (["--mask", "wide.png"], ["10 x 20", "32 x 32"]),
+        (["--mask", "mask.png", "--mask", "mask.png"], ["2 masks for 1 images"]),
+    ],
+)
+def test_edit_says_what_is_wrong_and_writes_nothing(
+    tmp_path, monkeypatch, capsys, digit, arguments, words
+):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (20, 20), 128).save("grey.png")
+    Image.new("L", (20, 10), 255).save("wide.png")
+    masks = () if "--mask" in arguments else ("--mask", digit[1])
+    text = fails(monkeypatch, capsys, "edit", digit[0], *masks, *arguments, "--out", "o.png")
+    assert all(word in text for word in words), text
+    assert not (tmp_path / "o.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from arimage.ar.registry import MODELS, ORDERS
     from arimage.eval.registry import FEATURES, METRICS
     from arimage.eval.runner import evaluate
-    from arimage.generator import GeneratorOutput, ImageGenerator, Preview
+    from arimage.generator import ImageGenerator
+    from arimage.outputs import GeneratorOutput, Preview
     from arimage.sampling.registry import SAMPLERS, SCHEDULES
     from arimage.tokenizers.base import ImageTokenizer
     from arimage.tokenizers.registry import QUANTIZERS, TOKENIZERS
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "FEATURES": "arimage.eval.registry",
-    "GeneratorOutput": "arimage.generator",
+    "GeneratorOutput": "arimage.outputs",
     "ImageGenerator": "arimage.generator",
     "ImageTokenizer": "arimage.tokenizers.base",
     "METRICS": "arimage.eval.registry",
     "MODELS": "arimage.ar.registry",
     "ORDERS": "arimage.ar.registry",
     "PRESETS": "arimage.zoo",
-    "Preview": "arimage.generator",
+    "Preview": "arimage.outputs",
     "QUANTIZERS": "arimage.tokenizers.registry",
     "SAMPLERS": "arimage.sampling.registry",
     "SCHEDULES": "arimage.sampling.registry",

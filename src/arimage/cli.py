@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="arimage",
-    help="Autoregressive image generation: demo, generate, reconstruct, train, evaluate.",
+    help="Autoregressive image generation: demo, generate, reconstruct, edit, train, evaluate.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -152,6 +152,55 @@ def reconstruct(
     ):
         typer.echo(f"{path}: PSNR {db:.2f} dB, SSIM {similarity:.3f}")
     typer.echo(f"sheet: {out}")
+
+
+@app.command()
+def edit(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    mask: Annotated[list[Path], typer.Option(help="White is drawn anew; one, or one per image.")],
+    out: Annotated[Path, typer.Option(help="A .png: a row per image, before, mask, after.")],
+    model: Model = "digits-var",
+    class_label: Annotated[str | None, typer.Option(help="Label or name; else no class.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first image; the others count up.")] = 0,
+    outpaint: Annotated[bool, typer.Option("--outpaint", help="Draw the black part anew.")] = False,
+    paste: Annotated[bool, typer.Option("--paste", help="Put the kept pixels back.")] = False,
+    guidance_scale: Annotated[float | None, typer.Option(help="u + s (c - u); 1 is off.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep the k most probable tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Keep the nucleus of this mass.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Draw the masked part of images anew: in-painting, out-painting, with a class or without."""
+    options = {"guidance_scale": guidance_scale, "top_k": top_k, "top_p": top_p}
+    settings = {name: value for name, value in options.items() if value is not None}
+    from arimage.generator import ImageGenerator
+    from arimage.images import native_pixels
+    from arimage.sampling.editing import read_masks
+
+    generator = ImageGenerator.from_pretrained(model, device=device)
+    labels = None if class_label is None else parse_classes(class_label)
+    pixels, sizes = native_pixels(images, generator.tokenizer.config.image_size)
+    draws = [draw ^ outpaint for draw in read_masks(mask, sizes)]
+    output = generator.edit(
+        pixels, draws, labels, seeds=seed, paste=paste, output_type="pixels", **settings
+    )
+    record = {"model": model, "paste": paste, "outpaint": outpaint}
+    record |= {"class_labels": output.class_labels, "seeds": output.seeds}
+    record |= generator.settings.updated(settings).to_json()
+    save_edited(out, pixels, draws, output.images, record)
+    typer.echo(f"{len(images)} images: {out}")
+
+
+def save_edited(out: Path, before: Any, draws: list[Any], after: Any, record: Any) -> None:
+    """A sheet with a row per image: before, mask, after; the settings in the PNG."""
+    import numpy as np
+
+    from arimage import __version__
+    from arimage.images import grid, write_png
+    from arimage.sampling.editing import mask_pixels
+
+    rows = np.stack([before, mask_pixels(draws, before.shape[1]), after], axis=1)
+    sheet = grid(rows.reshape(-1, *before.shape[1:]), 3, zoom=2, paper=128)  # masks are white
+    write_png(out, sheet, {"arimage": json.dumps({"arimage": __version__, **record})})
 
 
 @app.command()

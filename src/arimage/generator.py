@@ -4,16 +4,12 @@ Start reading here: ``__call__`` -> ``sample`` -> ``sampling.loop.generate`` -> 
 """
 
 import copy
-import operator
-import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from arimage import __version__, hub
@@ -21,38 +17,21 @@ from arimage.ar.base import Backbone, Known, State
 from arimage.ar.orders.base import Order
 from arimage.ar.registry import MODELS, ORDERS
 from arimage.files import new_files, read_json, write_json
-from arimage.images import to_pil, to_pixels
+from arimage.images import from_pixels, native_pixels, to_pil, to_pixels
+from arimage.outputs import GeneratorOutput, Preview, check_output_type, gathered, packed
 from arimage.pretrained import ArimageModel
 from arimage.registry import unknown_name
+from arimage.sampling.editing import check_known, known_tokens, paste_kept, read_masks
+from arimage.sampling.labels import check_count, labels_for, random_labels, read_labels
 from arimage.sampling.loop import Branch, generate
-from arimage.sampling.noise import PerImageNoise
+from arimage.sampling.noise import PerImageNoise, make_seeds
+from arimage.sampling.planner import budget_bytes, check_batch_size, fitting_batch, image_bytes
 from arimage.sampling.settings import Settings
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.tokenizers.registry import TOKENIZERS
 
 INDEX = "model_index.json"
 TOKENIZER, TRANSFORMER = "image_tokenizer", "transformer"
-BATCH_SIZE = 64
-
-
-@dataclass(frozen=True)
-class GeneratorOutput:
-    """images: PIL images (or uint8 (n, H, W, 3)); ids (n, num_slots); what made them."""
-
-    images: Any
-    ids: Tensor
-    class_labels: list[int]
-    seeds: list[int]
-
-
-@dataclass(frozen=True)
-class Preview:
-    """What is known after step ``step`` of ``num_steps``: PIL images and ids (-1 = open)."""
-
-    step: int
-    num_steps: int
-    images: list[Image.Image]
-    ids: Tensor
 
 
 class ImageGenerator:
@@ -148,10 +127,12 @@ class ImageGenerator:
 
     def __call__(
         self,
-        class_labels: Sequence[int | str] | int | str,
+        class_labels: Sequence[int | str] | int | str | None = None,
         *,
+        count: int | None = None,
         seeds: Sequence[int] | int | None = None,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
+        memory_budget: float | int | None = None,
         output_type: str = "pil",
         **settings: Any,
     ) -> GeneratorOutput:
@@ -159,8 +140,9 @@ class ImageGenerator:
 
         Args:
             class_labels: 0..num_classes-1, or class names; num_classes itself is "no class".
+            count: instead of labels: so many images, each with a label drawn from its seed.
             seeds: one per image; an integer s means s, s+1, ...; None draws fresh ones.
-            batch_size: images per call of the models; the images do not depend on it.
+            batch_size, memory_budget: as in ``batches``; the images do not depend on them.
             output_type: "pil" or "pixels" (uint8 array (n, H, W, 3)).
             settings: fields of ``Settings`` that replace the defaults.
 
@@ -168,46 +150,127 @@ class ImageGenerator:
             ValueError: a label out of range, seeds and labels of different length, a setting out
                 of range. TypeError, KeyError: an unknown setting or name.
         """
-        if output_type not in ("pil", "pixels"):
-            raise ValueError(f"got output_type {output_type!r}; expected 'pil' or 'pixels'")
-        labels = self.labels(class_labels)
+        check_output_type(output_type)
+        if class_labels is None:
+            seeds = make_seeds(seeds, check_count(count))
+            labels = self.random_labels(seeds)
+        elif count is not None:
+            raise ValueError(f"got class_labels and count {count}; pass one of them")
+        else:
+            labels = self.labels(class_labels)
         seeds = make_seeds(seeds, len(labels))
-        pixels, ids = [], []
-        for batch_pixels, batch_ids in self.batches(labels, seeds, batch_size, **settings):
-            pixels.append(batch_pixels)
-            ids.append(batch_ids)
-        images: Any = np.concatenate(pixels)
-        images = to_pil(images) if output_type == "pil" else images
-        return GeneratorOutput(images, torch.cat(ids), labels, seeds)
+        made = self.batches(labels, seeds, batch_size, memory_budget=memory_budget, **settings)
+        pixels, ids = gathered(made)
+        return GeneratorOutput(packed(pixels, output_type), ids, labels, seeds)
+
+    def edit(
+        self,
+        images: Any,
+        masks: Any,
+        class_labels: Sequence[int | str] | int | str | None = None,
+        *,
+        seeds: Sequence[int] | int | None = None,
+        paste: bool = False,
+        batch_size: int | None = None,
+        memory_budget: float | int | None = None,
+        output_type: str = "pil",
+        **settings: Any,
+    ) -> GeneratorOutput:
+        """Draws the masked part of each image anew: in-painting; the inverse mask out-paints.
+
+        Args:
+            images: PIL images and files (centred square, resized), or arrays of the model's size.
+            masks: one per image or one for all, any resolution; white (True, 255) is drawn anew.
+            class_labels: one per image or one for all; None is "no class".
+            seeds: as in ``__call__``.
+            paste: put the original's pixels back where the mask is black. Without it the tokens
+                there are kept, and decoding them changes the pixels.
+            batch_size, memory_budget, output_type, settings: as in ``__call__``.
+
+        Raises:
+            ValueError: an image or mask that ``known`` refuses, and what ``__call__`` raises.
+        """
+        check_output_type(output_type)
+        pixels, sizes = native_pixels(images, self.tokenizer.config.image_size)
+        draws = read_masks(masks, sizes)
+        if class_labels is None:
+            class_labels = self.transformer.config.null_class
+        labels = labels_for(self.labels(class_labels), len(pixels))
+        seeds = make_seeds(seeds, len(labels))
+        size = self.plan(memory_budget, **settings) if batch_size is None else batch_size
+        known = self.known(pixels, draws, size)
+        edited, ids = gathered(self.batches(labels, seeds, size, known=known, **settings))
+        if paste:
+            edited = paste_kept(edited, pixels, draws)
+        return GeneratorOutput(packed(edited, output_type), ids, labels, seeds)
+
+    @torch.no_grad()
+    def known(self, images: Any, masks: Any, batch_size: int | None = None) -> Known:
+        """The tokens that masks keep of images, for ``stream``, ``batches`` and ``sample``.
+
+        Takes what ``edit`` takes; docs/editing.md has the rule.
+
+        Raises:
+            ValueError: an array of another size, a mask of another shape than its image or with
+                grey values, another number of masks than images. TypeError, FileNotFoundError.
+        """
+        pixels, sizes = native_pixels(images, self.tokenizer.config.image_size)
+        draws = read_masks(masks, sizes)
+        size = self.plan() if batch_size is None else check_batch_size(batch_size)
+        parts = (pixels[i : i + size] for i in range(0, len(pixels), size))
+        device = self.tokenizer.device
+        ids = torch.cat([self.tokenizer.encode(from_pixels(p).to(device)) for p in parts])
+        return known_tokens(ids, draws, self.tokenizer.slots)
 
     def batches(
         self,
         class_labels: Sequence[int | str],
         seeds: Sequence[int],
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
+        *,
+        memory_budget: float | int | None = None,
+        known: Known | None = None,
         **settings: Any,
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Yields (pixels uint8 (b, H, W, 3), ids (b, num_slots)) batch by batch, in order."""
-        if batch_size < 1:
-            raise ValueError(f"got batch_size {batch_size}; expected an integer >= 1")
+        """Yields (pixels uint8 (b, H, W, 3), ids (b, num_slots)) batch by batch, in order.
+
+        Args:
+            class_labels, seeds, settings: as in ``__call__``.
+            batch_size: images per call of the models; None is what fits into ``memory_budget``.
+            memory_budget: GiB besides the weights, against an estimate (sampling/planner.py);
+                None is 0.8 of the free memory on CUDA and 4 GiB elsewhere.
+            known: tokens that are given, one row per image.
+        """
+        if batch_size is None:
+            batch_size = self.plan(memory_budget, **settings)
+        size = check_batch_size(batch_size)
         labels = self.labels(class_labels)
         seeds = make_seeds(seeds, len(labels))
-        for i in range(0, len(labels), batch_size):
-            part = slice(i, i + batch_size)
-            *_, state = self.sample(labels[part], seeds[part], **settings)
+        for i in range(0, len(labels), size):
+            rows = slice(i, i + size)
+            given = known and known.part(rows)
+            *_, state = self.sample(labels[rows], seeds[rows], given, **settings)
             yield to_pixels(self._decode(state)), state.ids.cpu()
+
+    def plan(self, memory_budget: float | int | None = None, **settings: Any) -> int:
+        """How many images fit into ``memory_budget`` GiB at once, by estimate; at least one."""
+        chosen = self.settings.updated(settings)
+        order, decoder = self.order(chosen.num_steps), self.tokenizer.bytes_per_image
+        one = image_bytes(self.transformer, order, chosen.guidance(), decoder)
+        return fitting_batch(one, budget_bytes(memory_budget, self.device))
 
     def stream(
         self,
         class_labels: Sequence[int | str],
         *,
         seeds: Sequence[int] | int | None = None,
+        known: Known | None = None,
         **settings: Any,
     ) -> Iterator[Preview]:
         """Yields a preview after every step: the canvas so far, decoded."""
         labels = self.labels(class_labels)
         order = self.order(self.settings.updated(settings).num_steps)
-        for state in self.sample(labels, make_seeds(seeds, len(labels)), **settings):
+        for state in self.sample(labels, make_seeds(seeds, len(labels)), known, **settings):
             images = to_pil(to_pixels(self._decode(state)))
             yield Preview(state.step, order.num_steps, images, state.ids.cpu())
 
@@ -225,6 +288,7 @@ class ImageGenerator:
         noise = PerImageNoise(make_seeds(seeds, len(labels)), self.device)
         if known is not None:
             check_known(known, self.tokenizer.config.vocab_size)
+            known = known.to(self.device)
         with torch.no_grad():
             rows = torch.tensor(labels, device=self.device)
             branch = Branch.of(self.transformer, order, rows, chosen.guidance())
@@ -240,26 +304,13 @@ class ImageGenerator:
         Raises:
             ValueError: no label, or one out of range. KeyError: an unknown class name.
         """
-        if isinstance(class_labels, int | str | np.integer):
-            class_labels = [class_labels]
-        labels = [self._label(label) for label in class_labels]
-        if not labels:
-            raise ValueError("got no class label; give at least one")
-        return labels
+        return read_labels(
+            class_labels, self.transformer.config.num_classes, self.class_names or []
+        )
 
-    def _label(self, label: int | str) -> int:
-        count = self.transformer.config.num_classes
-        if isinstance(label, str):
-            names = self.class_names or []
-            if label not in names:
-                raise KeyError(unknown_name("class name", label, names))
-            return names.index(label)
-        index = operator.index(label)
-        if not 0 <= index <= count:
-            raise ValueError(
-                f"got class label {label}; expected 0 to {count - 1}, or {count} for no class"
-            )
-        return index
+    def random_labels(self, seeds: Sequence[int]) -> list[int]:
+        """A class label per seed, uniform; the same seed has the same label."""
+        return random_labels(seeds, self.transformer.config.num_classes)
 
     @torch.no_grad()
     def _decode(self, state: State) -> Tensor:
@@ -285,24 +336,6 @@ def make_order(
     return cls(tokenizer, transformer.prefix_length, transformer.device, **options)
 
 
-def make_seeds(seeds: Sequence[int] | int | None, count: int) -> list[int]:
-    """One seed per image: as given, counted up from one integer, or fresh.
-
-    Raises:
-        ValueError: another number of seeds than images.
-    """
-    if seeds is None:
-        return [secrets.randbelow(2**31) for _ in range(count)]
-    if isinstance(seeds, int | np.integer):
-        return [int(seeds) + i for i in range(count)]
-    if len(seeds) != count:
-        raise ValueError(
-            f"got {count} class labels for {len(seeds)} seeds; pass one seed per image or a "
-            "single seed"
-        )
-    return [operator.index(seed) for seed in seeds]
-
-
 def check_fit(tokenizer: ImageTokenizer, transformer: Backbone) -> None:
     """Raises ValueError unless both agree on token maps, vocabulary and, if read, codes."""
     theirs: dict[str, Any] = {
@@ -321,16 +354,6 @@ def check_fit(tokenizer: ImageTokenizer, transformer: Backbone) -> None:
                 f"the transformer was built for {name} {value} and the tokenizer has "
                 f"{theirs[name]}; use the pair that was trained together"
             )
-
-
-def check_known(known: Known, vocab_size: int) -> None:
-    """Raises ValueError unless the given ids are inside the vocabulary."""
-    given = known.ids[known.mask]
-    if len(given) and not 0 <= int(given.min()) <= int(given.max()) < vocab_size:
-        raise ValueError(
-            f"got known ids from {int(given.min())} to {int(given.max())}; expected 0 to "
-            f"{vocab_size - 1}"
-        )
 
 
 def load_part(folder: Path, part: str, registry: Any, dtype: torch.dtype) -> Any:

@@ -1,6 +1,7 @@
 """The one home of pixel conventions: float images in [-1, 1] <-> uint8 pixels <-> files."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,8 +42,8 @@ def list_images(folder: str | Path) -> list[Path]:
     return paths
 
 
-def read_image(path: str | Path, size: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads a file as RGB; ``size`` crops the centre square and resizes it (Lanczos).
+def open_image(path: str | Path) -> Image.Image:
+    """Reads a file, in the mode that it has.
 
     Raises FileNotFoundError, or ValueError when the file is not a readable image.
     """
@@ -51,14 +52,63 @@ def read_image(path: str | Path, size: int | None = None) -> UInt8[np.ndarray, "
         raise FileNotFoundError(f"no image file at {path}")
     try:
         with Image.open(path) as opened:
-            image = opened.convert("RGB")
+            opened.load()
+            return opened
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(
             f"{path} is not a readable image; give a PNG, JPEG or WebP file"
         ) from error
-    if size is not None:
-        image = square(image, size)
-    return np.asarray(image)
+
+
+def read_image(path: str | Path, size: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads a file as RGB; ``size`` crops the centre square and resizes it (Lanczos).
+
+    Raises FileNotFoundError, or ValueError when the file is not a readable image.
+    """
+    image = open_image(path).convert("RGB")
+    return np.asarray(image if size is None else square(image, size))
+
+
+def native_pixels(
+    images: Any, size: int
+) -> tuple[UInt8[np.ndarray, "n size size 3"], list[tuple[int, int]]]:
+    """Images of any kind as pixels of a model's size, and the (height, width) each came with.
+
+    Args:
+        images: one or several. PIL images and files are cut to the centred square and resized
+            (``square``). Arrays have the size already: uint8 (H, W, 3) or (n, H, W, 3), or a
+            float tensor (n, 3, H, W) in [-1, 1].
+        size: pixels per side.
+
+    Raises:
+        ValueError: no image, an array of another size or dtype, an unreadable file. TypeError:
+            something else than an image. FileNotFoundError.
+    """
+    if isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point():
+        images = to_pixels(images)
+    one = isinstance(images, str | Path | Image.Image) or getattr(images, "ndim", 4) == 3
+    found = [_native(image, size) for image in ([images] if one else images)]
+    if not found:
+        raise ValueError("got no image; give at least one")
+    return np.stack([pixels for pixels, _ in found]), [came for _, came in found]
+
+
+def _native(image: Any, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+    if isinstance(image, str | Path):
+        image = open_image(image)
+    if isinstance(image, Image.Image):
+        return np.asarray(square(image.convert("RGB"), size)), (image.height, image.width)
+    if not isinstance(image, np.ndarray):
+        raise TypeError(
+            f"got an image of type {type(image).__name__}; expected PIL images, paths, a uint8 "
+            "array (n, H, W, 3) or a float tensor (n, 3, H, W)"
+        )
+    if image.dtype != np.uint8 or image.shape != (size, size, 3):
+        raise ValueError(
+            f"got an array of {image.dtype} and shape {image.shape} as an image; expected uint8 "
+            f"and {(size, size, 3)}: resize it first, or pass a PIL image, which is resized"
+        )
+    return image, (size, size)
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
@@ -82,13 +132,18 @@ def write_png(
 
 
 def grid(
-    pixels: UInt8[np.ndarray, "b h w 3"], columns: int, *, zoom: int = 1, gap: int = 2
+    pixels: UInt8[np.ndarray, "b h w 3"],
+    columns: int,
+    *,
+    zoom: int = 1,
+    gap: int = 2,
+    paper: int = 255,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Tiles images row by row on white, ``gap`` pixels apart; ``zoom`` repeats pixels."""
+    """Tiles images row by row, ``gap`` pixels of ``paper`` apart; ``zoom`` repeats pixels."""
     count, height, width, _ = pixels.shape
     rows = -(-count // columns)
     cell_h, cell_w = height * zoom + gap, width * zoom + gap
-    sheet = np.full((rows * cell_h + gap, columns * cell_w + gap, 3), 255, dtype=np.uint8)
+    sheet = np.full((rows * cell_h + gap, columns * cell_w + gap, 3), paper, dtype=np.uint8)
     for i, tile in enumerate(pixels.repeat(zoom, axis=1).repeat(zoom, axis=2)):
         y, x = gap + i // columns * cell_h, gap + i % columns * cell_w
         sheet[y : y + height * zoom, x : x + width * zoom] = tile

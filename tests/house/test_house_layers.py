@@ -19,6 +19,7 @@ LEAVES = {  # may be imported by every room; among themselves only as said here
     "zoo": {"registry"},
     "hub": {"registry", "zoo"},
     "images": {"files", "shapes"},
+    "outputs": {"images"},
     "slots": {"shapes"},
     "pretrained": {"files", "registry"},
 }

@@ -91,6 +91,14 @@ class Known:
                 f"shape {tuple(self.mask.shape)}; expected one shape and a bool mask"
             )
 
+    def part(self, rows: slice) -> "Known":
+        """Some images of the batch."""
+        return Known(self.ids[rows], self.mask[rows])
+
+    def to(self, device: torch.device | str) -> "Known":
+        """The same on another device."""
+        return Known(self.ids.to(device), self.mask.to(device))
+
 
 @dataclass(frozen=True)
 class State:

@@ -4,6 +4,8 @@ The streams are Philox counters on the host, the same on every device; a draw in
 cumulative distribution in float64 with one uniform number per token.
 """
 
+import operator
+import secrets
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,9 +29,7 @@ class PerImageNoise:
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str) -> None:
-        for seed in seeds:
-            if not 0 <= seed < MAX_SEED:
-                raise ValueError(f"got seed {seed}; expected an integer from 0 to 2**63 - 1")
+        check_seeds(seeds)
         self.batch, self.device = len(seeds), torch.device(device)
         self._streams = [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
 
@@ -51,3 +51,31 @@ class PerImageNoise:
         ids = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
         last = (cumulative < total).sum(-1)  # the last id with a probability above zero
         return torch.minimum(ids, last)
+
+
+def make_seeds(seeds: Sequence[int] | int | None, count: int) -> list[int]:
+    """One seed per image: as given, counted up from one integer, or fresh.
+
+    Raises:
+        ValueError: another number of seeds than images, or a seed out of range.
+    """
+    if seeds is None:
+        return [secrets.randbelow(2**31) for _ in range(count)]
+    if isinstance(seeds, int | np.integer):
+        made = [int(seeds) + i for i in range(count)]
+    else:
+        made = [operator.index(seed) for seed in seeds]
+    if len(made) != count:
+        raise ValueError(
+            f"got {count} class labels for {len(made)} seeds; pass one seed per image or a "
+            "single seed"
+        )
+    check_seeds(made)
+    return made
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raises ValueError unless every seed is in [0, 2**63)."""
+    for seed in seeds:
+        if not 0 <= seed < MAX_SEED:
+            raise ValueError(f"got seed {seed}; expected an integer from 0 to 2**63 - 1")

@@ -89,6 +89,11 @@ class ConvTokenizer(ImageTokenizer):
         )
         self.post_init()
 
+    @property
+    def full_channels(self) -> int:
+        """The decoder's last up-sampling still has the width of the level below."""
+        return self.config.channels * max(self.config.channel_multipliers[:2])
+
     def encode_latents(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h2 w2"]:
         """(b, 3, H, W) -> (b, code_dim, H/f, W/f)."""
         return self.pre_quant(self.encoder(images))

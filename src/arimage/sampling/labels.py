@@ -1,0 +1,76 @@
+"""Class labels: numbers, names, or drawn from each image's seed."""
+
+import operator
+from collections.abc import Sequence
+
+import numpy as np
+
+from arimage.registry import unknown_name
+
+DRAWS = 2**192  # where in an image's stream its label is drawn: no image gets there by sampling
+
+
+def read_labels(
+    class_labels: Sequence[int | str] | int | str, num_classes: int, names: Sequence[str]
+) -> list[int]:
+    """Class labels as integers in 0..num_classes, the last of which is "no class".
+
+    Raises:
+        ValueError: no label, or one out of range. KeyError: an unknown class name.
+    """
+    if isinstance(class_labels, int | str | np.integer):
+        class_labels = [class_labels]
+    labels = [_read(label, num_classes, names) for label in class_labels]
+    if not labels:
+        raise ValueError("got no class label; give at least one")
+    return labels
+
+
+def _read(label: int | str, num_classes: int, names: Sequence[str]) -> int:
+    if isinstance(label, str):
+        if label not in names:
+            raise KeyError(unknown_name("class name", label, names))
+        return list(names).index(label)
+    index = operator.index(label)
+    if not 0 <= index <= num_classes:
+        raise ValueError(
+            f"got class label {label}; expected 0 to {num_classes - 1}, or {num_classes} for no "
+            "class"
+        )
+    return index
+
+
+def check_count(count: int | None) -> int:
+    """``count``, or a ValueError unless it is at least 1."""
+    if count is None:
+        raise ValueError(
+            "got neither class_labels nor count; pass labels, or count for labels drawn from the "
+            "seeds"
+        )
+    if count < 1:
+        raise ValueError(f"got count {count}; expected an integer >= 1")
+    return count
+
+
+def labels_for(class_labels: Sequence[int], count: int) -> list[int]:
+    """One label per image: as given, or the one given for all.
+
+    Raises:
+        ValueError: another number of labels than images.
+    """
+    if len(class_labels) not in (1, count):
+        raise ValueError(
+            f"got {len(class_labels)} class labels for {count} images; pass one per image or one "
+            "for all"
+        )
+    return list(class_labels) * (count if len(class_labels) == 1 else 1)
+
+
+def random_labels(seeds: Sequence[int], num_classes: int) -> list[int]:
+    """A label per image, uniform over the classes, from a far part of the image's own stream.
+
+    The draws of the image itself do not change: the label given in so many words gives the same
+    image.
+    """
+    streams = (np.random.Philox(key=seed, counter=DRAWS) for seed in seeds)
+    return [int(np.random.Generator(stream).integers(num_classes)) for stream in streams]

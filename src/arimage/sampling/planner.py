@@ -1,0 +1,66 @@
+"""How many images fit into memory at once: an estimate, meant to be above the truth.
+
+Per image: the key-value cache, the widest step of the transformer (activations and logits) and the
+tokenizer's activations, which it states itself. Weights are not counted: they are there already.
+"""
+
+import math
+
+import torch
+
+from arimage.ar.base import Backbone
+from arimage.ar.orders.base import Order
+from arimage.sampling.guidance import Guidance
+
+LARGEST_BATCH = 256  # more does not make a step faster, and results would arrive late
+GIB = 2**30
+CPU_BUDGET = 4.0  # GiB
+CUDA_SHARE = 0.8  # of what is free: kernels need room too
+ACTIVATIONS = 24  # values per position and unit of width alive in one block, feed-forward included
+LOGIT_BYTES = 64  # per logit: float32 copies, float64 sums and sorted copies of the samplers
+
+
+def image_bytes(model: Backbone, order: Order, guidance: Guidance, tokenizer_bytes: int) -> int:
+    """Estimated peak of one image; twice the rows where guidance is on.
+
+    Args:
+        model, order, guidance: as they will run.
+        tokenizer_bytes: what the tokenizer holds while it decodes one image.
+    """
+    size, shape = model.dtype.itemsize, model.cache_shape
+    rows = 2 if guidance.last_active(order.num_steps) >= 0 else 1
+    steps = [order.step(i) for i in range(order.num_steps)]
+    cache = 2 * shape.layers * shape.heads * shape.head_dim * order.length * size
+    widest = max(step.stop - step.start for step in steps)
+    activations = widest * model.config.width * ACTIVATIONS * size
+    logits = max(step.predicts for step in steps) * model.config.vocab_size * LOGIT_BYTES
+    return rows * (cache * order.cached + activations) + logits + tokenizer_bytes
+
+
+def budget_bytes(memory_budget: float | int | None, device: torch.device) -> int:
+    """``memory_budget`` GiB in bytes; None is a share of the free memory on CUDA, else 4 GiB.
+
+    Raises:
+        ValueError: a budget that is not above 0.
+    """
+    if memory_budget is not None:
+        if not 0 < memory_budget < math.inf:
+            raise ValueError(f"got memory_budget {memory_budget}; expected GiB, a number above 0")
+        return int(memory_budget * GIB)
+    if device.type != "cuda":
+        return int(CPU_BUDGET * GIB)
+    free, _ = torch.cuda.mem_get_info(device)  # without what torch keeps for itself
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(CUDA_SHARE * (free + kept))
+
+
+def fitting_batch(per_image: int, budget: int) -> int:
+    """Images that fit into ``budget`` bytes: at least one, at most ``LARGEST_BATCH``."""
+    return min(max(budget // per_image, 1), LARGEST_BATCH)
+
+
+def check_batch_size(batch_size: int) -> int:
+    """``batch_size``, or a ValueError unless it is at least 1."""
+    if batch_size < 1:
+        raise ValueError(f"got batch_size {batch_size}; expected an integer >= 1")
+    return batch_size
