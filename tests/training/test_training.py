@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from arimage.generator import make_order
-from arimage.training.ar_trainer import token_loss, train_transformer
+from arimage.training.ar_trainer import mean_of, token_losses, train_transformer
 from arimage.training.augment import Jitter, jitter_images, with_jittered_copies
-from arimage.training.common import Recipe, fit, index_batches
+from arimage.training.common import Loss, Recipe, fit, index_batches
 from arimage.training.data import load_folder
 from arimage.training.generator_trainer import train_generator
+from arimage.training.recipes import TransformerRecipe
 from arimage.training.small import SMALL_ORDERS, scales_to, small_tokenizer, small_transformer
 from arimage.training.tokenizer_trainer import encode_all, train_tokenizer
 
@@ -82,19 +83,16 @@ def test_token_loss_counts_only_what_counts():
     targets = torch.tensor([[0, 1, 2], [3, 4, 0]])
     counts = torch.tensor([[True, False, True], [False, False, True]])
     picked = -logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
-    assert token_loss(logits, targets, counts).item() == pytest.approx(
-        picked[counts].mean().item(), rel=1e-6
-    )
-    assert token_loss(logits, targets, ~counts).item() != pytest.approx(
-        picked[counts].mean().item(), rel=1e-3
-    )
+    losses = token_losses(logits, targets)
+    assert mean_of(losses, counts).item() == pytest.approx(picked[counts].mean().item(), rel=1e-6)
+    assert mean_of(losses, ~counts).item() != pytest.approx(picked[counts].mean().item(), rel=1e-3)
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_step():
     model = torch.nn.Linear(1, 1)
 
     def loss_of(model, index, generator):
-        return model(torch.full((1, 1), float("nan"))).sum()
+        return Loss(model(torch.full((1, 1), float("nan"))).sum())
 
     with pytest.raises(FloatingPointError, match="step 1"):
         fit("toy", model, loss_of, 4, Recipe(steps=2, progress=False))
@@ -105,7 +103,7 @@ def test_the_average_is_what_is_returned_and_it_lags():
     start = model.weight.item()
 
     def loss_of(model, index, generator):
-        return (model.weight - 5).square().sum()
+        return Loss((model.weight - 5).square().sum())
 
     recipe = Recipe(steps=20, learning_rate=0.1, ema_decay=0.9, progress=False)
     average, _ = fit("toy", model, loss_of, 4, recipe)
@@ -118,10 +116,11 @@ def test_labels_and_images_that_do_not_fit_are_told():
     transformer = small_transformer("raster", tokenizer, 2, 0)
     order, ids = make_order(tokenizer, transformer), encode_all(tokenizer, pixels)
     recipe = Recipe(steps=1, progress=False)
+    lessons = TransformerRecipe(steps=1, progress=False)
     with pytest.raises(ValueError, match="7 class labels for 8 images"):
-        train_transformer(transformer, order, ids, labels[:7], recipe)
+        train_transformer(transformer, order, ids, labels[:7], lessons)
     with pytest.raises(ValueError, match="expected 0 to 1"):
-        train_transformer(transformer, order, ids, labels + 1, recipe)
+        train_transformer(transformer, order, ids, labels + 1, lessons)
     with pytest.raises(ValueError, match="16 x 16"):
         train_tokenizer(tokenizer, np.zeros((2, 8, 8, 3), np.uint8), recipe)
     with pytest.raises(ValueError, match="at least 1"):
@@ -158,12 +157,12 @@ def test_jitter_is_small_seeded_and_zero_when_asked():
     assert moved[:, :, :4].max() == -1
     again = jitter_images(images, jitter, torch.Generator().manual_seed(0))
     assert torch.equal(moved, again)
-    still = jitter_images(images, Jitter(0, 0, 0), torch.Generator())
+    still = jitter_images(images, Jitter(0.0, 0.0, 0.0), torch.Generator())
     assert torch.allclose(still, images, atol=1e-5)
 
 
 def test_jittered_copies_follow_their_labels():
     pixels, labels = stripes(6)
-    more, names = with_jittered_copies(pixels, labels, Jitter(0, 0, 0), 2, 0)
+    more, names = with_jittered_copies(pixels, labels, Jitter(0.0, 0.0, 0.0), 2, 0)
     assert np.array_equal(more, np.concatenate([pixels] * 3))
     assert np.array_equal(names, np.concatenate([labels] * 3))
