@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tiny import stripes
 
 from arimage.generator import make_order
 from arimage.training.ar_trainer import mean_of, token_losses, train_transformer
@@ -13,17 +14,6 @@ from arimage.training.generator_trainer import train_generator
 from arimage.training.recipes import TransformerRecipe
 from arimage.training.small import SMALL_ORDERS, scales_to, small_tokenizer, small_transformer
 from arimage.training.tokenizer_trainer import encode_all, train_tokenizer
-
-
-def stripes(count=24, seed=0):
-    """Two classes of 16 x 16 images: horizontal and vertical stripes."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count) % 2
-    wave = np.where(np.arange(16) // 4 % 2, 220, 30)
-    across = np.tile(wave, (16, 1))
-    images = np.stack([across.T if label else across for label in labels])
-    images = images[..., None].repeat(3, -1) + rng.integers(-20, 20, (count, 16, 16, 1))
-    return images.clip(0, 255).astype(np.uint8), labels.astype(np.int64)
 
 
 @pytest.mark.parametrize("order", SMALL_ORDERS)
@@ -154,7 +144,7 @@ def test_jitter_is_small_seeded_and_zero_when_asked():
     moved = jitter_images(images, jitter, torch.Generator().manual_seed(0))
     assert not torch.equal(moved[0], moved[1])
     assert moved[:, :, 15:17, 15:17].min() > 0.9  # a blob in the middle stays in the middle
-    assert moved[:, :, :4].max() == -1
+    assert moved[:, :, :4].max() < -0.999  # bilinear weights add up to one, rounded
     again = jitter_images(images, jitter, torch.Generator().manual_seed(0))
     assert torch.equal(moved, again)
     still = jitter_images(images, Jitter(0.0, 0.0, 0.0), torch.Generator())

@@ -25,7 +25,8 @@ class CosineToZero:
         first = round(self.warmup * steps)
         if step < first:
             return step / first
-        return max(0.0, 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, steps - first))))
+        passed = (step - first) / max(1, steps - first)
+        return max(0.0, 0.5 * (1 + math.cos(math.pi * passed)))
 
 
 @dataclass(frozen=True, kw_only=True)
