@@ -1,6 +1,7 @@
 """The command line on the packaged presets: what it writes, what it says to bad input."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -78,30 +79,109 @@ def test_reconstruct_and_evaluate(tmp_path):
 
 
 def test_train_on_a_folder_gives_a_generator(tmp_path):
-    rng = np.random.default_rng(0)
-    for name in ("bright", "dark"):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        for i in range(6):
-            level = 200 if name == "bright" else 30
-            pixels = rng.integers(level, level + 50, (20, 24, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{i}.png")
-    run(
-        "train",
-        "--data",
-        tmp_path / "data",
-        "--out",
-        tmp_path / "model",
-        "--image-size",
-        16,
-        "--tokenizer-steps",
-        2,
-        "--transformer-steps",
-        2,
-        "--order",
-        "raster",
-    )
-    run("generate", "--model", tmp_path / "model", "--classes", "dark,1", "--out", tmp_path / "x")
+    data, out = image_folder(tmp_path / "data"), tmp_path / "model"
+    steps = ("--image-size", 16, "--tokenizer-steps", 2, "--transformer-steps", 2)
+    run("train", "--data", data, "--out", out, *steps, "--order", "raster")
+    run("generate", "--model", out, "--classes", "dark,1", "--out", tmp_path / "x")
     assert len(list((tmp_path / "x").iterdir())) == 2
+
+
+def image_folder(folder, names=("bright", "dark"), count=4):
+    """A sub-folder of random images per name; the levels follow the alphabet."""
+    rng = np.random.default_rng(0)
+    for level, name in zip((200, 30), names, strict=True):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(level, level + 50, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+def test_train_writes_its_losses_and_its_recipe(tmp_path):
+    data, out = image_folder(tmp_path / "data"), tmp_path / "model"
+    steps = ("--image-size", 16, "--tokenizer-steps", 2, "--transformer-steps", 3)
+    settings = ("--recipe", "var", "--set", "learning_rate=1e-3", "--set", "batch_size=4")
+    text = run("train", "--data", data, "--out", out, *steps, *settings, "--seed", 7)
+    assert "transformer, mean of the last 20 steps: loss " in text
+    assert "scale 1 " in text
+    lines = [json.loads(line) for line in (out / "losses.jsonl").read_text().splitlines()]
+    assert [(x["training"], x["step"]) for x in lines] == [
+        *(("tokenizer", i) for i in (1, 2)),
+        *(("transformer", i) for i in (1, 2, 3)),
+    ]
+    first, second = lines[-1]["scale 0"], lines[-1]["scale 1"]
+    assert lines[-1]["loss"] == pytest.approx((first + 4 * second) / 5, rel=1e-5)
+    record = json.loads((out / "recipe.json").read_text())
+    transformer = record["transformer"]
+    assert (transformer["steps"], transformer["seed"], transformer["batch_size"]) == (3, 7, 4)
+    assert transformer["schedule"]["name"] == "FlatThenLinear"
+    assert transformer["learning_rate"] == 1e-3
+    assert record["tokenizer"]["steps"] == 2
+    assert record["data"]["class_names"] == ["bright", "dark"]
+    assert record["order"] == "next_scale"
+    assert str(tmp_path) not in json.dumps(record)
+
+
+def test_tokens_made_once_train_as_often_as_wanted(tmp_path):
+    data, tokens = image_folder(tmp_path / "data"), tmp_path / "tokens"
+    text = run("tokens", "--data", data, "--out", tokens, "--jittered-copies", 1)
+    assert "16 images of 2 classes" in text
+    shutil.rmtree(data)
+    steps = ("--transformer-steps", 2, "--set", "batch_size=4")
+    run("train", "--tokens", tokens, "--out", tmp_path / "new", *steps)
+    run("train", "--tokens", tokens, "--from", "digits-var", "--out", tmp_path / "tuned", *steps)
+    for name in ("new", "tuned"):
+        record = json.loads((tmp_path / name / "recipe.json").read_text())
+        assert record["data"]["augmentation"]["jittered_copies"] == 1
+        assert record.get("from") == {"new": None, "tuned": "digits-var"}[name]
+        sheet = tmp_path / f"{name}.png"
+        run("generate", "--model", tmp_path / name, "--classes", "dark,bright", "--out", sheet)
+        assert sheet.is_file()
+
+
+def test_fine_tuning_on_images_equals_fine_tuning_on_their_tokens(tmp_path):
+    data, tokens = image_folder(tmp_path / "data"), tmp_path / "tokens"
+    run("tokens", "--data", data, "--out", tokens, "--model", "digits-llamagen")
+    common = ("--from", "digits-llamagen", "--transformer-steps", 2, "--set", "batch_size=4")
+    run("train", "--data", data, "--out", tmp_path / "a", *common)
+    run("train", "--tokens", tokens, "--out", tmp_path / "b", *common)
+    names = ("losses.jsonl", "transformer/model.safetensors", "recipe.json", "model_index.json")
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--data DATA --tokens TOKENS", ["--data", "--tokens", "not both"]),
+        ("", ["--data", "--tokens"]),
+        ("--tokens TOKENS --from digits-llamagen", ["made by the tokenizer", "arimage tokens"]),
+        ("--tokens TOKENS --order raster", ["raster", "4 token maps", "next_scale"]),
+        ("--tokens TOKENS --tokenizer-steps 5", ["tokenizer_steps", "leave it out"]),
+        ("--tokens TOKENS --jittered-copies 2", ["arimage tokens"]),
+        ("--tokens DATA", ["tokens.safetensors", "arimage tokens"]),
+        ("--data DATA --from digits-var --order raster", ["raster", "next_scale", "leave it out"]),
+        ("--data DATA --from digits-llamagen --order masked", ["masked", "raster"]),
+        ("--data DATA --from digits-var --image-size 64", ["image_size", "--from"]),
+        ("--data DATA --from digits-va", ["digits-va", "digits-var"]),
+        ("--data DATA --recipe vra", ["vra", "var"]),
+        ("--data DATA --set learning_rte=1", ["learning_rte", "learning_rate"]),
+        ("--data DATA --set learning_rate=fast", ["fast", "number"]),
+        ("--data DATA --order rastr", ["rastr", "raster"]),
+    ],
+)
+def test_bad_training_input_gets_one_sentence_and_no_file(
+    tmp_path, monkeypatch, capsys, arguments, words
+):
+    data, tokens, out = image_folder(tmp_path / "data", count=1), tmp_path / "tokens", "model"
+    if "TOKENS" in arguments:
+        run("tokens", "--data", data, "--out", tokens)
+    filled = arguments.replace("DATA", str(data)).replace("TOKENS", str(tokens)).split()
+    capsys.readouterr()
+    steps = ("--transformer-steps", 1, "--out", tmp_path / out)
+    text = fails(monkeypatch, capsys, "train", *steps, *filled)
+    assert all(word in text for word in words), text
+    assert not (tmp_path / out).exists()
 
 
 def test_ls_names_every_preset():

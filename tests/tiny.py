@@ -205,6 +205,17 @@ def make_generator(name: str, order: str, **settings: Any) -> ImageGenerator:
     return ImageGenerator(tokenizer, make_model(name, order), Settings(**settings))
 
 
+def stripes(count=24, seed=0):
+    """Two classes of 16 x 16 images: horizontal and vertical stripes."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    wave = np.where(np.arange(16) // 4 % 2, 220, 30)
+    across = np.tile(wave, (16, 1))
+    images = np.stack([across.T if label else across for label in labels])
+    images = images[..., None].repeat(3, -1) + rng.integers(-20, 20, (count, 16, 16, 1))
+    return images.clip(0, 255).astype(np.uint8), labels.astype(np.int64)
+
+
 class ToyFuser:
     """A fuser over any grids: look-up where there is one, accumulate-and-upsample elsewhere."""
 

@@ -204,29 +204,60 @@ def save_edited(out: Path, before: Any, draws: list[Any], after: Any, record: An
 
 
 @app.command()
-def train(
+def tokens(
     data: Annotated[Path, typer.Option(help="A folder with one sub-folder of images per class.")],
+    out: Annotated[Path, typer.Option(help="Folder of the tokens and a copy of the tokenizer.")],
+    model: Model = "digits-var",
+    jittered_copies: Annotated[int, typer.Option(help="Of each image, to add.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the jitter.")] = 0,
+    device: Device = "cpu",
+) -> None:
+    """Encode a folder of images once, for `arimage train --tokens`."""
+    from arimage.generator import ImageGenerator
+    from arimage.training.run import tokens_of_folder
+    from arimage.training.tokens import save_tokens
+
+    generator = ImageGenerator.from_pretrained(model, device=device)
+    made = tokens_of_folder(generator, data, jittered_copies, seed)
+    save_tokens(out, made, generator.tokenizer)
+    typer.echo(f"{len(made.ids)} images of {made.num_classes} classes: {out}/")
+
+
+@app.command()
+def train(
     out: Annotated[Path, typer.Option(help="Where the generator is saved.")],
-    order: Annotated[str, typer.Option(help="next_scale, raster or masked.")] = "next_scale",
-    image_size: Annotated[int, typer.Option(help="Pixels per side, a multiple of 8.")] = 32,
-    tokenizer_steps: Annotated[int, typer.Option(help="Of 64 images.", min=1)] = 1000,
-    transformer_steps: Annotated[int, typer.Option(help="Of 64 images.", min=1)] = 2000,
+    data: Annotated[Path | None, typer.Option(help="A folder, a sub-folder per class.")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="From `arimage tokens`, for data.")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="A generator to fine-tune.")] = None,
+    recipe: Annotated[str, typer.Option(help="small, var, var-d24, var-d30, var-d36.")] = "small",
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="A recipe's field: learning_rate=1e-4.")
+    ] = None,
+    order: Annotated[str | None, typer.Option(help="next_scale (default), raster, masked.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="A multiple of 8; 32 by default.")] = None,
+    tokenizer_steps: Annotated[int | None, typer.Option(help="1000 by default.", min=1)] = None,
+    transformer_steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 2000,
     jittered_copies: Annotated[int, typer.Option(help="Of each image, to add.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Of initialisation, batches, dropout.")] = 0,
 ) -> None:
-    """Train a small tokenizer and transformer on a folder of images."""
-    from arimage.training.generator_trainer import train_on_folder
+    """Train a small tokenizer and transformer, or fine-tune a generator on other classes."""
+    from arimage.training.recipes import find_recipe
+    from arimage.training.run import Source, run_training
 
-    train_on_folder(
-        data,
-        out,
+    source = Source(
+        data=data,
+        tokens=tokens,
+        start=start,
         order=order,
         image_size=image_size,
         tokenizer_steps=tokenizer_steps,
-        transformer_steps=transformer_steps,
         jittered_copies=jittered_copies,
-        seed=seed,
     )
+    chosen = find_recipe(recipe, changes or (), steps=transformer_steps, seed=seed)
+    _, histories = run_training(source, out, chosen)
+    for history in histories:
+        values = (f"{name} {value:.3f}" for name, value in history.recent().items())
+        typer.echo(f"{history.name}, mean of the last 20 steps: {', '.join(values)}")
     typer.echo(f"saved: {out}")
 
 

@@ -3,26 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from tiny import stripes
 
 from arimage.generator import make_order
-from arimage.training.ar_trainer import token_loss, train_transformer
+from arimage.training.ar_trainer import mean_of, token_losses, train_transformer
 from arimage.training.augment import Jitter, jitter_images, with_jittered_copies
-from arimage.training.common import Recipe, fit, index_batches
+from arimage.training.common import Loss, Recipe, fit, index_batches
 from arimage.training.data import load_folder
 from arimage.training.generator_trainer import train_generator
+from arimage.training.recipes import TransformerRecipe
 from arimage.training.small import SMALL_ORDERS, scales_to, small_tokenizer, small_transformer
 from arimage.training.tokenizer_trainer import encode_all, train_tokenizer
-
-
-def stripes(count=24, seed=0):
-    """Two classes of 16 x 16 images: horizontal and vertical stripes."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count) % 2
-    wave = np.where(np.arange(16) // 4 % 2, 220, 30)
-    across = np.tile(wave, (16, 1))
-    images = np.stack([across.T if label else across for label in labels])
-    images = images[..., None].repeat(3, -1) + rng.integers(-20, 20, (count, 16, 16, 1))
-    return images.clip(0, 255).astype(np.uint8), labels.astype(np.int64)
 
 
 @pytest.mark.parametrize("order", SMALL_ORDERS)
@@ -82,19 +73,16 @@ def test_token_loss_counts_only_what_counts():
     targets = torch.tensor([[0, 1, 2], [3, 4, 0]])
     counts = torch.tensor([[True, False, True], [False, False, True]])
     picked = -logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
-    assert token_loss(logits, targets, counts).item() == pytest.approx(
-        picked[counts].mean().item(), rel=1e-6
-    )
-    assert token_loss(logits, targets, ~counts).item() != pytest.approx(
-        picked[counts].mean().item(), rel=1e-3
-    )
+    losses = token_losses(logits, targets)
+    assert mean_of(losses, counts).item() == pytest.approx(picked[counts].mean().item(), rel=1e-6)
+    assert mean_of(losses, ~counts).item() != pytest.approx(picked[counts].mean().item(), rel=1e-3)
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_step():
     model = torch.nn.Linear(1, 1)
 
     def loss_of(model, index, generator):
-        return model(torch.full((1, 1), float("nan"))).sum()
+        return Loss(model(torch.full((1, 1), float("nan"))).sum())
 
     with pytest.raises(FloatingPointError, match="step 1"):
         fit("toy", model, loss_of, 4, Recipe(steps=2, progress=False))
@@ -105,7 +93,7 @@ def test_the_average_is_what_is_returned_and_it_lags():
     start = model.weight.item()
 
     def loss_of(model, index, generator):
-        return (model.weight - 5).square().sum()
+        return Loss((model.weight - 5).square().sum())
 
     recipe = Recipe(steps=20, learning_rate=0.1, ema_decay=0.9, progress=False)
     average, _ = fit("toy", model, loss_of, 4, recipe)
@@ -118,10 +106,11 @@ def test_labels_and_images_that_do_not_fit_are_told():
     transformer = small_transformer("raster", tokenizer, 2, 0)
     order, ids = make_order(tokenizer, transformer), encode_all(tokenizer, pixels)
     recipe = Recipe(steps=1, progress=False)
+    lessons = TransformerRecipe(steps=1, progress=False)
     with pytest.raises(ValueError, match="7 class labels for 8 images"):
-        train_transformer(transformer, order, ids, labels[:7], recipe)
+        train_transformer(transformer, order, ids, labels[:7], lessons)
     with pytest.raises(ValueError, match="expected 0 to 1"):
-        train_transformer(transformer, order, ids, labels + 1, recipe)
+        train_transformer(transformer, order, ids, labels + 1, lessons)
     with pytest.raises(ValueError, match="16 x 16"):
         train_tokenizer(tokenizer, np.zeros((2, 8, 8, 3), np.uint8), recipe)
     with pytest.raises(ValueError, match="at least 1"):

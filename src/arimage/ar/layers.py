@@ -45,6 +45,25 @@ class RMSNorm(nn.Module):
         return (x.float() * rms).to(x.dtype) * self.weight
 
 
+class ResidualDropout(nn.Module):
+    """Dropout at the end of a residual branch.
+
+    ``path``, which a trainer sets, is the share of images whose whole branch is dropped (stochastic
+    depth, arXiv 1603.09382); it is a matter of training and in no config.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate, self.path = rate, 0.0
+
+    def forward(self, x: Float[Tensor, "r m width"]) -> Float[Tensor, "r m width"]:
+        """Same shape out; what is kept is scaled up."""
+        x = F.dropout(x, self.rate, self.training)
+        if not (self.training and self.path):
+            return x
+        return x * x.new_empty(len(x), 1, 1).bernoulli_(1 - self.path) / (1 - self.path)
+
+
 class SwiGLU(nn.Module):
     """down(silu(gate x) * up x), without biases (arXiv 2002.05202)."""
 

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from arimage.ar.base import UNKNOWN, Backbone, BackboneConfig, Cache, Context, Step
-from arimage.ar.layers import RMSNorm, SwiGLU, attend, rotary_2d, rotate, split_heads
+from arimage.ar.layers import (
+    ResidualDropout,
+    RMSNorm,
+    SwiGLU,
+    attend,
+    rotary_2d,
+    rotate,
+    split_heads,
+)
 from arimage.pretrained import strict
 from arimage.shapes import Float, Int
 from arimage.slots import SlotTable
@@ -59,7 +67,7 @@ class Block(nn.Module):
         self.project = nn.Linear(width, width, bias=False)
         self.mlp_norm = RMSNorm(width, config.norm_eps)
         self.mlp = SwiGLU(width, config.mlp_hidden)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = ResidualDropout(config.dropout)
 
     def forward(
         self,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arimage.ar.base import Backbone, BackboneConfig, Cache, Context, Step
-from arimage.ar.layers import MLP, attend, split_heads
+from arimage.ar.layers import MLP, ResidualDropout, attend, split_heads
 from arimage.pretrained import strict
 from arimage.shapes import Float, Int
 from arimage.slots import SlotTable, square_grids
@@ -78,7 +78,7 @@ class Block(nn.Module):
             self.log_scale = nn.Parameter(start)
         self.project = nn.Linear(width, width)
         self.mlp = MLP(width, round(config.mlp_ratio * width))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = ResidualDropout(config.dropout)
 
     def forward(
         self,
@@ -200,8 +200,11 @@ def modulate(
 
 
 @torch.no_grad()
-def initialize(model: VARModel) -> None:
-    """VAR's initialisation: std sqrt(1/(3 width)), small head and gates, scaled residuals."""
+def initialize(model: VARModel, gate_init: float = GATE_INIT) -> None:
+    """VAR's initialisation: std sqrt(1/(3 width)), small head and gates, scaled residuals.
+
+    ``gate_init`` scales the gates; the published recipes lower it for deeper models.
+    """
     config = model.config
     std = math.sqrt(1 / config.width / 3)
     for module in model.modules():
@@ -215,11 +218,11 @@ def initialize(model: VARModel) -> None:
     if config.shared_adaln:  # the shared projection itself is not scaled
         nn.init.normal_(model.modulation, std=config.width**-0.5)
         model.modulation[:, 2:].mul_(MODULATION_INIT)
-        model.modulation[:, :2].mul_(GATE_INIT)
+        model.modulation[:, :2].mul_(gate_init)
     else:
         for modulation in model.modulations:
             modulation.weight[2 * config.width :].mul_(MODULATION_INIT)
-            modulation.weight[: 2 * config.width].mul_(GATE_INIT)
+            modulation.weight[: 2 * config.width].mul_(gate_init)
     for block in model.blocks:
         block.project.weight.div_(math.sqrt(2 * config.depth))
         block.mlp.down.weight.div_(math.sqrt(2 * config.depth))

@@ -42,24 +42,35 @@ def draw_reconstructions(
 
 
 def draw_losses(path: Path, histories: Sequence[History]) -> Path:
-    """One panel per training: every step's loss in grey, its running mean over 20 on top."""
+    """One panel per training: every step's loss in grey, its running mean over 20 on top.
+
+    Recorded parts of a loss (a transformer's: one per token map) are thin lines.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5 * len(histories), 3.2), layout="constrained")
     FigureCanvasAgg(figure)
-    for axis, history in zip(
-        np.atleast_1d(figure.subplots(1, len(histories))), histories, strict=True
-    ):
+    panels = np.atleast_1d(figure.subplots(1, len(histories)))
+    for axis, history in zip(panels, histories, strict=True):
         losses = np.asarray(history.losses)
-        smooth = (
-            np.convolve(losses, np.ones(20) / 20, mode="valid") if len(losses) >= 20 else losses
-        )
         axis.plot(losses, color="0.8")
-        middle = (len(losses) - len(smooth)) / 2
-        axis.plot(np.arange(len(smooth)) + middle, smooth, color="C0")
+        axis.plot(*running_mean(losses), color="C0", label="loss")
+        for i, (name, curve) in enumerate(history.parts.items(), start=1):
+            axis.plot(*running_mean(np.asarray(curve)), color=f"C{i}", linewidth=0.8, label=name)
+        if history.parts:
+            axis.legend(fontsize="small", ncols=2)
         axis.set(title=history.name, xlabel="step", ylabel="loss")
-        axis.set_ylim(0, float(np.quantile(losses, 0.98)) * 1.1)
+        curves = [losses, *history.parts.values()]
+        axis.set_ylim(0, max(float(np.quantile(curve, 0.98)) for curve in curves) * 1.1)
     with new_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     return path
+
+
+def running_mean(values: np.ndarray, width: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, means over ``width`` steps); short curves come back as they are."""
+    if len(values) < width:
+        return np.arange(len(values)), values
+    means = np.convolve(values, np.ones(width) / width, mode="valid")
+    return np.arange(len(means)) + (width - 1) / 2, means

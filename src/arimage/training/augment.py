@@ -20,6 +20,9 @@ class Jitter:
     shift: float
 
 
+JITTER = Jitter(rotation=0.1, scale=0.05, shift=0.03)  # found on digits; docs/log.md
+
+
 def jitter_images(
     images: Float[Tensor, "b c h w"], jitter: Jitter, generator: torch.Generator
 ) -> Float[Tensor, "b c h w"]:

@@ -1,6 +1,7 @@
-"""What both trainers share: batches of indices, one optimisation loop, its record."""
+"""What all trainers share: batches of indices, one optimisation loop, its record."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-BETAS = (0.9, 0.95)  # of AdamW: VAR and LlamaGen (arXiv 2404.02905, 2406.06525)
+from arimage.training.schedules import CosineToZero, Schedule, half_cosine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +19,13 @@ class Recipe:
     Attributes:
         steps: optimizer steps.
         batch_size: examples per step.
-        learning_rate: peak; a linear warm-up over ``warmup`` of the steps, then a cosine to zero.
+        learning_rate: the peak, for ``rate_batch`` examples per step.
+        rate_batch: the peak grows with batch_size / rate_batch; None leaves it as given.
+        schedule: share of the peak at each step.
         weight_decay: of AdamW, for matrices alone.
+        final_weight_decay: reached over half a cosine; None keeps ``weight_decay``.
+        undecayed: names of parameters or modules that are not decayed, matrices included.
+        betas: of AdamW.
         gradient_clip: largest gradient norm.
         ema_decay: of the moving average of the weights; None keeps none.
         seed: of batches, dropout and initialisation.
@@ -29,8 +35,12 @@ class Recipe:
     steps: int
     batch_size: int = 64
     learning_rate: float = 1e-3
-    warmup: float = 0.1
+    rate_batch: int | None = None
+    schedule: Schedule = field(default_factory=CosineToZero)
     weight_decay: float = 0.05
+    final_weight_decay: float | None = None
+    undecayed: tuple[str, ...] = ()
+    betas: tuple[float, float] = (0.9, 0.95)  # VAR and LlamaGen (arXiv 2404.02905, 2406.06525)
     gradient_clip: float = 1.0
     ema_decay: float | None = None
     seed: int = 0
@@ -41,14 +51,76 @@ class Recipe:
             raise ValueError(
                 f"got steps {self.steps} and batch_size {self.batch_size}; expected at least 1"
             )
+        for name in ("learning_rate", "rate_batch", "gradient_clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"got {name} {value}; expected a positive number")
+        for name in ("weight_decay", "final_weight_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"got {name} {value}; expected zero or a positive number")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"got ema_decay {self.ema_decay}; expected 0 to below 1")
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of step 0 <= step < steps."""
+        batches = 1.0 if self.rate_batch is None else self.batch_size / self.rate_batch
+        return self.learning_rate * batches * self.schedule.factor(step, self.steps)
+
+    def weight_decay_at(self, step: int) -> float:
+        """The weight decay of step 0 <= step < steps."""
+        if self.final_weight_decay is None:
+            return self.weight_decay
+        return half_cosine(self.weight_decay, self.final_weight_decay, step, self.steps)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is minimised, and parts of it that are recorded beside it."""
+
+    total: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
 class History:
-    """Loss of every step, by name."""
+    """Loss of every step, and of its parts, by name."""
 
     name: str
     losses: list[float] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, loss: Loss) -> None:
+        """Records a step.
+
+        Raises:
+            FloatingPointError: a loss that is not finite; the step is named.
+        """
+        scalars = [loss.total, *loss.parts.values()]
+        total, *parts = torch.stack([scalar.detach() for scalar in scalars]).tolist()
+        if not math.isfinite(total):
+            raise FloatingPointError(
+                f"the loss of {self.name} is {total} at step {len(self.losses) + 1}; lower the "
+                "learning rate"
+            )
+        self.losses.append(total)
+        for name, value in zip(loss.parts, parts, strict=True):
+            self.parts.setdefault(name, []).append(value)
+
+    def recent(self, count: int = 20) -> dict[str, float]:
+        """Mean of the last ``count`` steps: "loss" and every part."""
+        curves = {"loss": self.losses, **self.parts}
+        return {name: sum(c[-count:]) / len(c[-count:]) for name, c in curves.items()}
+
+
+LossOf = Callable[[nn.Module, Tensor, torch.Generator], Loss]
+
+
+def training_device() -> torch.device:
+    """Where accelerate would train: a GPU if there is one."""
+    from accelerate import Accelerator
+
+    return Accelerator().device
 
 
 def index_batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -61,28 +133,28 @@ def index_batches(count: int, batch_size: int, generator: torch.Generator) -> It
         left = left[batch_size:]
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices with weight decay; vectors and embeddings of one row each without."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+def parameter_groups(model: nn.Module, undecayed: Sequence[str] = ()) -> list[dict[str, object]]:
+    """Two groups of AdamW: what weight decay pulls at, then what it does not.
+
+    Vectors and biases are never decayed, nor is anything whose name has one of ``undecayed``
+    between its dots.
+    """
+    groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            free = parameter.ndim <= 1 or name.endswith("bias")
+            groups[free or not set(undecayed).isdisjoint(name.split("."))].append(parameter)
+    return [{"params": params, "decayed": not i} for i, params in enumerate(groups)]
 
 
 def fit(
-    name: str,
-    model: nn.Module,
-    loss_of: Callable[[nn.Module, Tensor, torch.Generator], Tensor],
-    count: int,
-    recipe: Recipe,
+    name: str, model: nn.Module, loss_of: LossOf, count: int, recipe: Recipe
 ) -> tuple[nn.Module, History]:
-    """Trains ``model`` in place on ``count`` examples.
+    """Trains ``model`` in place, where it lives, on ``count`` examples.
 
     Args:
         name: shown in the bar.
-        loss_of: (model, indices (b,), generator) -> scalar loss; on CPU generators.
+        loss_of: (model, indices (b,), generator) -> loss; on CPU generators.
 
     Returns:
         The model with averaged weights (or the trained one without ``ema_decay``), the record.
@@ -91,16 +163,11 @@ def fit(
         FloatingPointError: a loss that is not finite; the step is named.
     """
     from accelerate import Accelerator
-    from transformers import get_cosine_schedule_with_warmup
 
-    accelerator = Accelerator()
+    accelerator = Accelerator(device_placement=False)
     generator = torch.Generator().manual_seed(recipe.seed)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=BETAS
-    )
-    warmup = round(recipe.warmup * recipe.steps)
-    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, recipe.steps)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    groups = parameter_groups(model, recipe.undecayed)
+    wrapped, optimizer = accelerator.prepare(model, torch.optim.AdamW(groups, betas=recipe.betas))
     average = None
     if recipe.ema_decay is not None:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))
@@ -109,22 +176,16 @@ def fit(
     bar = tqdm(range(recipe.steps), desc=name, disable=not recipe.progress, mininterval=0.5)
     wrapped.train()
     for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate_at(step)
+            group["weight_decay"] = recipe.weight_decay_at(step) if group["decayed"] else 0.0
         loss = loss_of(wrapped, next(batches), generator)
-        history.losses.append(_finite(loss.item(), step, name))
+        history.add(loss)
         optimizer.zero_grad()
-        accelerator.backward(loss)
+        accelerator.backward(loss.total)
         accelerator.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
         optimizer.step()
-        schedule.step()
         if average is not None:
             average.update_parameters(model)
-        bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+        bar.set_postfix(loss=f"{history.losses[-1]:.4f}", refresh=False)
     return (model if average is None else average.module).eval(), history
-
-
-def _finite(loss: float, step: int, name: str) -> float:
-    if loss != loss or loss in (float("inf"), float("-inf")):
-        raise FloatingPointError(
-            f"the loss of {name} is {loss} at step {step + 1}; lower the learning rate"
-        )
-    return loss

@@ -1,22 +1,25 @@
-"""Tokenizer, tokens, transformer, generator: the whole way from images to a saved folder."""
+"""Tokenizer, tokens, transformer, generator: the whole way from images to a generator."""
 
-from pathlib import Path
+import dataclasses
 
 import numpy as np
 import torch
 
+from arimage.ar.base import Backbone
+from arimage.ar.var import VARModel, initialize
 from arimage.generator import ImageGenerator, make_order
 from arimage.sampling.settings import Settings
 from arimage.shapes import Int, UInt8
+from arimage.tokenizers.base import ImageTokenizer
 from arimage.training.ar_trainer import train_transformer
-from arimage.training.augment import Jitter, with_jittered_copies
-from arimage.training.common import History, Recipe
-from arimage.training.data import load_folder
-from arimage.training.small import small_tokenizer, small_transformer
-from arimage.training.tokenizer_trainer import encode_all, train_tokenizer
+from arimage.training.augment import JITTER, with_jittered_copies
+from arimage.training.common import History, Recipe, training_device
+from arimage.training.recipes import RECIPES, TransformerRecipe
+from arimage.training.small import check_order, small_tokenizer, small_transformer
+from arimage.training.tokenizer_trainer import train_tokenizer
+from arimage.training.tokens import TokenSet, make_tokens
 
-TOKENIZER_RATE, TRANSFORMER_RATE, EMA_DECAY = 3e-3, 2e-3, 0.99  # found on digits; docs/log.md
-JITTER = Jitter(rotation=0.1, scale=0.05, shift=0.03)  # the same
+TOKENIZER_RECIPE = Recipe(steps=1000, learning_rate=3e-3)  # found on digits; docs/log.md
 
 
 def train_generator(
@@ -30,6 +33,7 @@ def train_generator(
     num_classes: int | None = None,
     settings: Settings | None = None,
     class_names: list[str] | None = None,
+    recipe: TransformerRecipe = RECIPES["small"],
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[ImageGenerator, list[History]]:
@@ -39,10 +43,11 @@ def train_generator(
         pixels: square images, a multiple of 8 pixels a side.
         class_labels: 0..num_classes-1, one per image.
         order: next_scale, raster or masked.
-        tokenizer_steps, transformer_steps: optimizer steps of 64 images.
+        tokenizer_steps, transformer_steps: optimizer steps.
         jittered_copies: slightly turned, scaled and shifted versions of each image to add.
-        num_classes: the largest label plus one by default.
+        num_classes: the number of names, or the largest label plus one, by default.
         settings: sampling defaults of the result.
+        recipe: of the transformer; its steps, seed and progress are replaced.
         seed: of initialisation, batches and dropout.
 
     Returns:
@@ -51,52 +56,66 @@ def train_generator(
     Raises:
         KeyError: an unknown order. ValueError: images or labels that do not fit.
     """
-    count = int(class_labels.max()) + 1 if num_classes is None else num_classes
-    tokenizer = small_tokenizer(order, pixels.shape[1], seed)
-    pixels, class_labels = with_jittered_copies(pixels, class_labels, JITTER, jittered_copies, seed)
-    recipe = Recipe(
-        steps=tokenizer_steps, learning_rate=TOKENIZER_RATE, seed=seed, progress=progress
+    given = {"seed": seed, "progress": progress}
+    tokenizer, first = train_small_tokenizer(
+        order,
+        with_jittered_copies(pixels, class_labels, JITTER, jittered_copies, seed)[0],
+        dataclasses.replace(TOKENIZER_RECIPE, steps=tokenizer_steps, **given),
     )
-    tokenizer, first = train_tokenizer(tokenizer, pixels, recipe)
-    transformer = small_transformer(order, tokenizer, count, seed)
-    recipe = Recipe(
-        steps=transformer_steps,
-        learning_rate=TRANSFORMER_RATE,
-        ema_decay=EMA_DECAY,
-        seed=seed,
-        progress=progress,
-    )
-    ids = encode_all(tokenizer, pixels)
-    bound = make_order(tokenizer, transformer)
-    transformer, second = train_transformer(transformer, bound, ids, class_labels, recipe)
-    return ImageGenerator(tokenizer, transformer, settings, class_names), [first, second]
-
-
-def train_on_folder(
-    data: str | Path,
-    out: str | Path,
-    *,
-    order: str = "next_scale",
-    image_size: int = 32,
-    tokenizer_steps: int = 1000,
-    transformer_steps: int = 2000,
-    jittered_copies: int = 0,
-    seed: int = 0,
-    progress: bool = True,
-) -> ImageGenerator:
-    """As ``train_generator``, from a folder with one sub-folder per class; saves to ``out``."""
-    small_tokenizer(order, image_size, seed)  # a bad order or size is told before reading
-    pixels, labels, names = load_folder(data, image_size, progress)
-    generator, _ = train_generator(
+    tokens = make_tokens(
+        tokenizer,
         pixels,
-        labels,
-        order=order,
-        tokenizer_steps=tokenizer_steps,
-        transformer_steps=transformer_steps,
+        class_labels,
+        num_classes=num_classes,
+        class_names=class_names,
         jittered_copies=jittered_copies,
-        class_names=names,
         seed=seed,
-        progress=progress,
     )
-    generator.save_pretrained(out, dtype=torch.float32)
-    return generator
+    recipe = dataclasses.replace(recipe, steps=transformer_steps, **given)
+    generator, second = train_on_tokens(tokenizer, tokens, recipe, order, settings)
+    return generator, [first, second]
+
+
+def train_small_tokenizer(
+    order: str, pixels: UInt8[np.ndarray, "n h w 3"], recipe: Recipe
+) -> tuple[ImageTokenizer, History]:
+    """A new tokenizer of the kind that ``order`` needs, trained on images of its size."""
+    tokenizer = small_tokenizer(order, pixels.shape[1], recipe.seed).to(training_device())
+    return train_tokenizer(tokenizer, pixels, recipe)
+
+
+def train_on_tokens(
+    tokenizer: ImageTokenizer,
+    tokens: TokenSet,
+    recipe: TransformerRecipe,
+    order: str | None = None,
+    settings: Settings | None = None,
+) -> tuple[ImageGenerator, History]:
+    """Trains a new small transformer on tokens; the tokenizer stays as it is.
+
+    Args:
+        order: next_scale for a tokenizer with several token maps, else raster, by default.
+        settings: sampling defaults of the result.
+
+    Raises:
+        KeyError: an unknown order. ValueError: tokens of another tokenizer, an order that does not
+            fit it.
+    """
+    tokens.check(tokenizer)
+    order = order or ("next_scale" if tokenizer.slots.num_scales > 1 else "raster")
+    check_order(order, tokenizer)
+    device = training_device()
+    transformer = small_transformer(order, tokenizer.to(device), tokens.num_classes, recipe.seed)
+    initialize_as(transformer, recipe)
+    transformer.to(device)
+    transformer, history = train_transformer(
+        transformer, make_order(tokenizer, transformer), tokens.ids, tokens.class_labels, recipe
+    )
+    return ImageGenerator(tokenizer, transformer, settings, tokens.class_names), history
+
+
+def initialize_as(transformer: Backbone, recipe: TransformerRecipe) -> None:
+    """Draws the weights again where the recipe says how and the family has gates."""
+    if recipe.gate_init is not None and isinstance(transformer, VARModel):
+        torch.manual_seed(recipe.seed)
+        initialize(transformer, recipe.gate_init)

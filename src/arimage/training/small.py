@@ -25,7 +25,7 @@ def small_tokenizer(order: str, image_size: int, seed: int) -> ImageTokenizer:
     Raises:
         KeyError: an unknown order. ValueError: a size that is not a multiple of 8.
     """
-    _check_order(order)
+    check_order(order)
     if image_size < DOWNSAMPLE or image_size % DOWNSAMPLE:
         raise ValueError(nearest_multiple_error(image_size, DOWNSAMPLE))
     fields: dict[str, Any] = {
@@ -48,7 +48,7 @@ def small_transformer(
     order: str, tokenizer: ImageTokenizer, num_classes: int, seed: int
 ) -> Backbone:
     """An untrained transformer over ``tokenizer``'s tokens."""
-    _check_order(order)
+    check_order(order, tokenizer)
     height, width = tokenizer.slots.grids[-1]
     fields: dict[str, Any] = {
         "order": order,
@@ -74,6 +74,16 @@ def scales_to(side: int) -> list[int]:
     return [s for s in SCALES if s < side] + [side]
 
 
-def _check_order(order: str) -> None:
+def check_order(order: str, tokenizer: ImageTokenizer | None = None) -> None:
+    """Raises KeyError for an unknown order, ValueError for one that the tokenizer cannot serve."""
     if order not in SMALL_ORDERS:
         raise KeyError(unknown_name("order", order, SMALL_ORDERS))
+    if tokenizer is None or tokenizer.slots.grids == ((1, 1),):
+        return
+    maps = tokenizer.slots.num_scales
+    if (order == "next_scale") != (maps > 1):
+        fitting = "next_scale" if maps > 1 else "raster or masked"
+        raise ValueError(
+            f"got order {order!r} for a tokenizer with {maps} token map{'s' * (maps > 1)}; use "
+            f"{fitting}"
+        )

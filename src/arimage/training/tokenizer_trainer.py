@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from arimage.images import from_pixels
 from arimage.shapes import UInt8
 from arimage.tokenizers.base import ImageTokenizer
-from arimage.training.common import History, Recipe, fit
+from arimage.training.common import History, Loss, Recipe, fit
 
 
 def train_tokenizer(
@@ -22,10 +22,11 @@ def train_tokenizer(
     tokenizer.check_size(pixels.shape[1], pixels.shape[2])
     torch.manual_seed(recipe.seed)
 
-    def loss_of(model: nn.Module, index: Tensor, generator: torch.Generator) -> Tensor:
+    def loss_of(model: nn.Module, index: Tensor, generator: torch.Generator) -> Loss:
         images = from_pixels(pixels[index.numpy()]).to(tokenizer.device)
         output, encoding = model(images)
-        return F.l1_loss(output, images) + F.mse_loss(output, images) + encoding.loss
+        l1, l2 = F.l1_loss(output, images), F.mse_loss(output, images)
+        return Loss(l1 + l2 + encoding.loss, {"l1": l1, "l2": l2, "codes": encoding.loss})
 
     trained, history = fit("tokenizer", tokenizer, loss_of, len(pixels), recipe)
     assert isinstance(trained, ImageTokenizer)
