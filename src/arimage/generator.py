@@ -5,7 +5,6 @@ Start reading here: ``__call__`` -> ``sample`` -> ``sampling.loop.generate`` -> 
 
 import copy
 import operator
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,23 +15,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from arimage import __version__, hub
+from arimage import __version__
 from arimage.ar.base import Backbone, Known, State
 from arimage.ar.orders.base import Order
 from arimage.ar.registry import MODELS, ORDERS
+from arimage.convert import INDEX, TOKENIZER, TRANSFORMER, locate
 from arimage.files import new_files, read_json, write_json
 from arimage.images import to_pil, to_pixels
 from arimage.pretrained import ArimageModel
 from arimage.registry import unknown_name
 from arimage.sampling.loop import Branch, generate
-from arimage.sampling.noise import PerImageNoise
+from arimage.sampling.noise import Seeds, make_seeds
 from arimage.sampling.settings import Settings
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.tokenizers.registry import TOKENIZERS
 
-INDEX = "model_index.json"
-TOKENIZER, TRANSFORMER = "image_tokenizer", "transformer"
 BATCH_SIZE = 64
+Labels = Sequence[int | str] | int | str | None
 
 
 @dataclass(frozen=True)
@@ -88,26 +87,40 @@ class ImageGenerator:
         cls,
         name: str | Path,
         *,
+        variant: str | None = None,
+        tokenizer: str | Path | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         revision: str | None = None,
     ) -> "ImageGenerator":
-        """Loads a preset of the zoo, a folder made by ``save_pretrained`` or a hub id.
+        """Loads a preset, a folder made by ``save_pretrained``, a hub id, or published files.
+
+        Published files (a transformer's with ``tokenizer``, a trainer's that holds both, a folder
+        with both, or a hub repository) are converted to safetensors in the cache at first.
+
+        Args:
+            name: preset, folder, hub id or file.
+            variant: which model of a hub repository or of such a folder, for example "d16".
+            tokenizer: the tokenizer's file, or a hub id that has one.
+            dtype, device: of the loaded models.
+            revision: branch, tag or commit of a hub repository.
 
         Raises:
             FileNotFoundError: nothing of that name; the nearest presets are named.
-            ValueError: a broken or incomplete folder.
+            ValueError: a broken or incomplete folder, or files that do not fit.
         """
-        folder = hub.locate(name, revision=revision)
+        folder = locate(name, variant, tokenizer, revision)
         if not (folder / INDEX).is_file():
             raise FileNotFoundError(
                 f"no {INDEX} in {folder}; give a folder made by ImageGenerator.save_pretrained"
             )
         index = read_json(folder / INDEX)
-        tokenizer = load_part(folder, TOKENIZER, TOKENIZERS, dtype)
-        transformer = load_part(folder, TRANSFORMER, MODELS, dtype)
+        parts = (
+            load_part(folder, TOKENIZER, TOKENIZERS, dtype),
+            load_part(folder, TRANSFORMER, MODELS, dtype),
+        )
         settings = Settings.from_json(index.get("sampling", {}))
-        return cls(tokenizer, transformer, settings, index.get("class_names")).to(device)
+        return cls(*parts, settings, index.get("class_names")).to(device)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Writes model_index.json, image_tokenizer/ and transformer/; each file appears whole.
@@ -141,9 +154,9 @@ class ImageGenerator:
 
     def __call__(
         self,
-        class_labels: Sequence[int | str] | int | str,
+        class_labels: Labels,
         *,
-        seeds: Sequence[int] | int | None = None,
+        seeds: Seeds = None,
         batch_size: int = BATCH_SIZE,
         output_type: str = "pil",
         **settings: Any,
@@ -151,7 +164,8 @@ class ImageGenerator:
         """Generates one image per class label.
 
         Args:
-            class_labels: 0..num_classes-1, or class names; num_classes itself is "no class".
+            class_labels: 0..num_classes-1, or class names; num_classes itself is "no class"; None
+                draws one for each of ``seeds``.
             seeds: one per image; an integer s means s, s+1, ...; None draws fresh ones.
             batch_size: images per call of the models; the images do not depend on it.
             output_type: "pil" or "pixels" (uint8 array (n, H, W, 3)).
@@ -163,59 +177,75 @@ class ImageGenerator:
         """
         if output_type not in ("pil", "pixels"):
             raise ValueError(f"got output_type {output_type!r}; expected 'pil' or 'pixels'")
-        labels = self.labels(class_labels)
-        seeds = make_seeds(seeds, len(labels))
+        seeds = self._seeds(class_labels, seeds, settings)
         pixels, ids = [], []
-        for batch_pixels, batch_ids in self.batches(labels, seeds, batch_size, **settings):
+        for batch_pixels, batch_ids in self.batches(class_labels, seeds, batch_size, **settings):
             pixels.append(batch_pixels)
             ids.append(batch_ids)
         images: Any = np.concatenate(pixels)
         images = to_pil(images) if output_type == "pil" else images
+        if class_labels is None:
+            noise = self.settings.updated(settings).make_noise(seeds, self.device)
+            labels = noise.labels(self.transformer.config.num_classes)
+        else:
+            labels = self.labels(class_labels)
         return GeneratorOutput(images, torch.cat(ids), labels, seeds)
 
     def batches(
         self,
-        class_labels: Sequence[int | str],
-        seeds: Sequence[int],
+        class_labels: Labels,
+        seeds: Seeds,
         batch_size: int = BATCH_SIZE,
         **settings: Any,
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yields (pixels uint8 (b, H, W, 3), ids (b, num_slots)) batch by batch, in order."""
         if batch_size < 1:
             raise ValueError(f"got batch_size {batch_size}; expected an integer >= 1")
-        labels = self.labels(class_labels)
-        seeds = make_seeds(seeds, len(labels))
-        for i in range(0, len(labels), batch_size):
+        seeds = self._seeds(class_labels, seeds, settings)
+        labels = None if class_labels is None else self.labels(class_labels)
+        if self.settings.updated(settings).rng == "reference" and len(seeds) > batch_size:
+            raise ValueError(
+                f"got {len(seeds)} images and batch_size {batch_size}; rng='reference' draws for "
+                "all images together: raise batch_size, or call once per batch"
+            )
+        for i in range(0, len(seeds), batch_size):
             part = slice(i, i + batch_size)
-            *_, state = self.sample(labels[part], seeds[part], **settings)
+            *_, state = self.sample(labels and labels[part], seeds[part], **settings)
             yield to_pixels(self._decode(state)), state.ids.cpu()
 
     def stream(
         self,
-        class_labels: Sequence[int | str],
+        class_labels: Labels,
         *,
-        seeds: Sequence[int] | int | None = None,
+        seeds: Seeds = None,
         **settings: Any,
     ) -> Iterator[Preview]:
         """Yields a preview after every step: the canvas so far, decoded."""
-        labels = self.labels(class_labels)
+        seeds = self._seeds(class_labels, seeds, settings)
         order = self.order(self.settings.updated(settings).num_steps)
-        for state in self.sample(labels, make_seeds(seeds, len(labels)), **settings):
+        for state in self.sample(class_labels, seeds, **settings):
             images = to_pil(to_pixels(self._decode(state)))
             yield Preview(state.step, order.num_steps, images, state.ids.cpu())
 
     def sample(
         self,
-        class_labels: Sequence[int | str],
-        seeds: Sequence[int] | int,
+        class_labels: Labels,
+        seeds: Seeds,
         known: Known | None = None,
         **settings: Any,
     ) -> Iterator[State]:
         """The states of one batch, step by step; ``known`` tokens are kept (editing)."""
         chosen = self.settings.updated(settings)
         order = self.order(chosen.num_steps)
-        labels = self.labels(class_labels)
-        noise = PerImageNoise(make_seeds(seeds, len(labels)), self.device)
+        if chosen.more_smooth and not order.mixes:
+            raise ValueError(
+                "more_smooth mixes codes and this transformer reads ids; it is for next-scale "
+                "models"
+            )
+        seeds = self._seeds(class_labels, seeds, settings)
+        noise = chosen.make_noise(seeds, self.device)
+        count = self.transformer.config.num_classes
+        labels = noise.labels(count) if class_labels is None else self.labels(class_labels)
         if known is not None:
             check_known(known, self.tokenizer.config.vocab_size)
         with torch.no_grad():
@@ -239,6 +269,11 @@ class ImageGenerator:
         if not labels:
             raise ValueError("got no class label; give at least one")
         return labels
+
+    def _seeds(self, class_labels: Labels, seeds: Seeds, settings: dict[str, Any]) -> list[int]:
+        count = None if class_labels is None else len(self.labels(class_labels))
+        shared = self.settings.updated(settings).rng == "reference"
+        return make_seeds(seeds, count, shared=shared)
 
     def _label(self, label: int | str) -> int:
         count = self.transformer.config.num_classes
@@ -276,24 +311,6 @@ def make_order(
         )
     options = {} if num_steps is None else {"num_steps": num_steps}
     return cls(tokenizer, transformer.prefix_length, transformer.device, **options)
-
-
-def make_seeds(seeds: Sequence[int] | int | None, count: int) -> list[int]:
-    """One seed per image: as given, counted up from one integer, or fresh.
-
-    Raises:
-        ValueError: another number of seeds than images.
-    """
-    if seeds is None:
-        return [secrets.randbelow(2**31) for _ in range(count)]
-    if isinstance(seeds, int | np.integer):
-        return [int(seeds) + i for i in range(count)]
-    if len(seeds) != count:
-        raise ValueError(
-            f"got {count} class labels for {len(seeds)} seeds; pass one seed per image or a "
-            "single seed"
-        )
-    return [operator.index(seed) for seed in seeds]
 
 
 def check_fit(tokenizer: ImageTokenizer, transformer: Backbone) -> None:

@@ -1,9 +1,12 @@
 """Noise: a stream of random numbers per image, so that a seed names an image.
 
+``ReferenceNoise`` is the one exception: the shared stream of published code, to repeat its images.
 The streams are Philox counters on the host, the same on every device; a draw inverts the
 cumulative distribution in float64 with one uniform number per token.
 """
 
+import operator
+import secrets
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +16,7 @@ from torch import Tensor
 from arimage.shapes import Float, Int
 
 MAX_SEED = 2**63
+Seeds = Sequence[int] | int | None
 
 
 class PerImageNoise:
@@ -31,12 +35,18 @@ class PerImageNoise:
             if not 0 <= seed < MAX_SEED:
                 raise ValueError(f"got seed {seed}; expected an integer from 0 to 2**63 - 1")
         self.batch, self.device = len(seeds), torch.device(device)
+        self._seeds = list(seeds)
         self._streams = [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
 
     def uniform(self, count: int) -> Float[Tensor, "b n"]:
         """``count`` float64 numbers in [0, 1) per image."""
         rows = [stream.random(count) for stream in self._streams]
         return torch.from_numpy(np.stack(rows)).to(self.device)
+
+    def labels(self, num_classes: int) -> list[int]:
+        """A class label per image, from a stream of its own: other draws stay as they are."""
+        streams = (np.random.Generator(np.random.Philox(key=seed).jumped()) for seed in self._seeds)
+        return [int(stream.integers(num_classes)) for stream in streams]
 
     def gumbel(self, count: int) -> Float[Tensor, "b n"]:
         """``count`` standard Gumbel numbers per image, float64."""
@@ -51,3 +61,77 @@ class PerImageNoise:
         ids = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
         last = (cumulative < total).sum(-1)  # the last id with a probability above zero
         return torch.minimum(ids, last)
+
+
+class ReferenceNoise:
+    """One torch generator for the whole batch, drawn from in the order of VAR's published code.
+
+    FoundationVision/VAR@78b9539 models/var.py autoregressive_infer_cfg: labels first, if they are
+    drawn; then, per step, torch.multinomial over all rows of the batch, which is the largest
+    p / Exponential(1); then the Gumbel noise. An image depends on its place in the batch.
+
+    Args:
+        seeds: the same integer for each image.
+        device: where the generator lives; other devices draw other numbers.
+
+    Raises:
+        ValueError: several seeds.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str) -> None:
+        if len(set(seeds)) > 1:
+            raise ValueError(
+                f"got seeds {list(seeds)[:4]}; rng='reference' has one stream for all images: give "
+                "one integer"
+            )
+        self.batch, self.device = len(seeds), torch.device(device)
+        self._generator = torch.Generator(self.device).manual_seed(seeds[0])
+
+    def labels(self, num_classes: int) -> list[int]:
+        """A class label per image; must come before any other draw."""
+        uniform = torch.full((num_classes,), 1 / num_classes, device=self.device)
+        drawn = torch.multinomial(uniform, self.batch, replacement=True, generator=self._generator)
+        return drawn.tolist()
+
+    def gumbel(self, count: int) -> Float[Tensor, "b n"]:
+        """``count`` standard Gumbel numbers per image, float32."""
+        return -self._exponential((self.batch, count)).log()
+
+    def choose(self, probabilities: Float[Tensor, "b n v"]) -> Int[Tensor, "b n"]:
+        """What ``torch.multinomial`` draws from each row: it runs the same race."""
+        return (probabilities / self._exponential(probabilities.shape)).argmax(-1)
+
+    def _exponential(self, shape: Sequence[int]) -> Tensor:
+        empty = torch.empty(*shape, device=self.device)
+        return empty.exponential_(1, generator=self._generator)
+
+
+def make_seeds(seeds: Seeds, count: int | None, *, shared: bool = False) -> list[int]:
+    """One seed per image: as given, counted up from one integer, or fresh.
+
+    Args:
+        seeds: what the user gave.
+        count: of class labels; None where none were given, and labels are drawn.
+        shared: all images draw from one stream: one integer is the seed of all.
+
+    Raises:
+        ValueError: another number of seeds than images.
+    """
+    one = isinstance(seeds, int | np.integer)
+    if count is None and (seeds is None or one):
+        raise ValueError(
+            f"got no class labels and seeds {seeds}; give a list of seeds, one per image, and a "
+            "label is drawn for each"
+        )
+    if shared and (seeds is None or one):
+        return [secrets.randbelow(2**31) if seeds is None else int(seeds)] * count
+    if seeds is None:
+        return [secrets.randbelow(2**31) for _ in range(count)]
+    if one:
+        return [int(seeds) + i for i in range(count)]
+    if count is not None and len(seeds) != count:
+        raise ValueError(
+            f"got {count} class labels for {len(seeds)} seeds; pass one seed per image or a "
+            "single seed"
+        )
+    return [operator.index(seed) for seed in seeds]
