@@ -12,11 +12,11 @@ from tiny import (
     sentence,
 )
 
-from arimage import generator as generator_module
 from arimage.ar.base import UNKNOWN, Known
 from arimage.ar.registry import MODELS
 from arimage.generator import ImageGenerator
 from arimage.images import to_pixels
+from arimage.sampling import noise as noise_module
 from arimage.sampling.noise import PerImageNoise
 
 LABELS, SEEDS = [2, 0, 1, 3, 0], [11, 5, 900, 7, 5]  # 3 is "no class"
@@ -76,7 +76,7 @@ class PlaceNoise(PerImageNoise):
 
 @pytest.mark.parametrize(("name", "order"), MODEL_CASES)
 def test_with_one_stream_for_the_batch_it_is_not(generators, name, order, monkeypatch):
-    monkeypatch.setattr(generator_module, "PerImageNoise", PlaceNoise)
+    monkeypatch.setattr(noise_module, "PerImageNoise", PlaceNoise)
     assert not an_image_is_named_by_its_seed(generators(name, order))
 
 

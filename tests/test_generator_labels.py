@@ -5,7 +5,6 @@ import pytest
 import torch
 from tiny import MODEL_CASES, make_generator, sentence
 
-from arimage.sampling.labels import random_labels
 from arimage.sampling.noise import PerImageNoise
 
 
@@ -35,7 +34,7 @@ def test_a_drawn_label_gives_the_image_of_that_label(generators, name, order):
 
 
 def test_labels_are_uniform_and_have_a_stream_of_their_own():
-    labels = np.array(random_labels(range(3000), 10))
+    labels = np.array(PerImageNoise(range(3000), "cpu").labels(10))
     counts = np.bincount(labels, minlength=10)
     assert len(counts) == 10
     assert ((counts - 300) ** 2 / 300).sum() < 27.9  # chi-square, 9 degrees, 0.999

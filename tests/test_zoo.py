@@ -4,14 +4,29 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from tiny import sentence
 
-from arimage.zoo import PRESETS, find, front_matter, markdown_table
+from arimage.names import imagenet
+from arimage.sampling.settings import Settings
+from arimage.zoo import (
+    PRESETS,
+    card,
+    find,
+    find_published,
+    front_matter,
+    markdown_table,
+    packaged,
+    published_tokenizer,
+)
 
 ROOT = Path(__file__).parents[1]
 MAX_BYTES = 2_000_000
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+PUBLISHED = sorted(set(PRESETS) - set(packaged()))
+
+
+@pytest.mark.parametrize("name", packaged())
 def test_a_preset_is_small_and_complete(name):
     folder = Path(str(files("arimage"))) / PRESETS[name].folder
     sizes = {str(p.relative_to(folder)): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
@@ -27,9 +42,52 @@ def test_a_preset_is_small_and_complete(name):
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_the_card_starts_with_the_record(name):
-    card = (ROOT / "model_cards" / f"{name}.md").read_text()
-    assert card.startswith(front_matter(PRESETS[name]))
-    assert PRESETS[name].command in card
+    text = (ROOT / "model_cards" / f"{name}.md").read_text()
+    assert text.startswith(front_matter(PRESETS[name]))
+    assert PRESETS[name].command in text
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_card_of_a_published_model_is_made_from_its_record(name):
+    preset = PRESETS[name]
+    assert (ROOT / "model_cards" / f"{name}.md").read_text() == card(preset)
+    assert f"FID {preset.published['fid']} ({preset.published_by})" in card(preset)
+    assert "our score | not verified" in card(preset)
+    assert not preset.scores
+    Settings(**preset.sampling)
+
+
+def test_every_card_has_a_preset():
+    assert {path.stem for path in (ROOT / "model_cards").glob("*.md")} == set(PRESETS)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_model_is_found_by_repository_and_variant(name):
+    preset = PRESETS[name]
+    assert find_published(preset.repo, preset.variant) is preset
+    assert published_tokenizer(name) is preset
+    assert published_tokenizer(preset.repo, preset.variant) is preset
+
+
+@pytest.mark.parametrize(
+    ("variant", "words"),
+    [(None, "give variant: d16, d20, d24, d30, d36"), ("d31", "unknown variant of Foundation")],
+)
+def test_a_variant_that_is_not_there_is_told(variant, words):
+    with pytest.raises(ValueError) as caught:
+        find_published("FoundationVision/var", variant)
+    assert words in sentence(caught)
+
+
+def test_the_imagenet_names():
+    names = imagenet()
+    assert len(set(names)) == 1000
+    assert (names[0], names[207], names[360], names[999]) == (
+        "tench",
+        "golden retriever",
+        "otter",
+        "toilet tissue",
+    )
 
 
 def test_the_readme_has_the_table():

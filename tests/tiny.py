@@ -31,6 +31,7 @@ class TinyModel:
 TINY_QUANTIZERS = {
     "vq_ema": {"vocab_size": 32, "code_dim": 6},
     "vq_cosine": {"vocab_size": 32, "code_dim": 6},
+    "vq_learned": {"vocab_size": 32, "code_dim": 6},
     "simvq": {"vocab_size": 32, "code_dim": 6},
     "lfq": {"vocab_size": 32, "code_dim": 5},
     "fsq": {"vocab_size": 60, "code_dim": 3, "levels": [3, 4, 5]},

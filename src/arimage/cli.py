@@ -262,6 +262,21 @@ def train(
 
 
 @app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Checkpoint file, folder of them, hub id, preset.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write; from_pretrained loads it.")],
+    variant: Annotated[str | None, typer.Option(help="Which model, for example d16.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="The tokenizer's file or hub id.")] = None,
+    scales: Annotated[str | None, typer.Option(help='Token maps, "1,2,3"; inferred.')] = None,
+) -> None:
+    """Turn published checkpoint files into a folder of safetensors."""
+    from arimage.convert import convert as run
+
+    sides = None if scales is None else [int(side) for side in scales.split(",")]
+    typer.echo(f"saved: {run(source, target, variant=variant, tokenizer=tokenizer, scales=sides)}")
+
+
+@app.command()
 def evaluate(
     samples: Annotated[Path, typer.Argument(help="A folder of images.")],
     reference: Annotated[Path, typer.Option(help="A folder of real images.")],
@@ -299,12 +314,13 @@ def list_models() -> None:
         SCHEDULES,
         TOKENIZERS,
     )
+    from arimage.zoo import size
 
     table = Table(title="presets")
     for heading in ("name", "order", "size", "classes", "parameters", "licence"):
         table.add_column(heading, no_wrap=heading == "name")
     for preset in PRESETS.values():
-        sizes = " + ".join(f"{n / 1e3:.0f} k" for n in preset.parameters)
+        sizes = " + ".join(size(n) for n in preset.parameters)
         row = (preset.order, str(preset.image_size), str(preset.num_classes), sizes)
         table.add_row(preset.name, *row, preset.licence)
     console = Console()

@@ -62,6 +62,26 @@ def new_files(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """Yields a temporary folder that becomes ``folder`` in one step when the block succeeds.
+
+    Where another process made ``folder`` meanwhile, its files stay.
+    """
+    folder = Path(folder)
+    temporary = Path(tempfile.mkdtemp(dir=_parent(folder), prefix=f".{folder.name}."))
+    try:
+        yield temporary
+        os.chmod(temporary, 0o755)
+        try:
+            os.replace(temporary, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Writes ``text`` (UTF-8) to ``path`` through a temporary file; returns the path."""
     with new_file(path) as temporary:

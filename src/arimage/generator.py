@@ -12,26 +12,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arimage import __version__, hub
+from arimage import __version__
 from arimage.ar.base import Backbone, Known, State
 from arimage.ar.orders.base import Order
 from arimage.ar.registry import MODELS, ORDERS
+from arimage.convert import INDEX, TOKENIZER, TRANSFORMER, locate
 from arimage.files import new_files, read_json, write_json
 from arimage.images import from_pixels, native_pixels, to_pil, to_pixels
 from arimage.outputs import GeneratorOutput, Preview, check_output_type, gathered, packed
-from arimage.pretrained import ArimageModel
+from arimage.pretrained import ArimageModel, check_device
 from arimage.registry import unknown_name
 from arimage.sampling.editing import check_known, known_tokens, paste_kept, read_masks
-from arimage.sampling.labels import check_count, labels_for, random_labels, read_labels
+from arimage.sampling.labels import count_images, labels_for, read_labels
 from arimage.sampling.loop import Branch, generate
-from arimage.sampling.noise import PerImageNoise, make_seeds
+from arimage.sampling.noise import Seeds, make_seeds
 from arimage.sampling.planner import budget_bytes, check_batch_size, fitting_batch, image_bytes
 from arimage.sampling.settings import Settings
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.tokenizers.registry import TOKENIZERS
 
-INDEX = "model_index.json"
-TOKENIZER, TRANSFORMER = "image_tokenizer", "transformer"
+Labels = Sequence[int | str] | int | str | None
 
 
 class ImageGenerator:
@@ -67,26 +67,40 @@ class ImageGenerator:
         cls,
         name: str | Path,
         *,
+        variant: str | None = None,
+        tokenizer: str | Path | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         revision: str | None = None,
     ) -> "ImageGenerator":
-        """Loads a preset of the zoo, a folder made by ``save_pretrained`` or a hub id.
+        """Loads a preset, a folder made by ``save_pretrained``, a hub id, or published files.
+
+        Published files (a transformer's with ``tokenizer``, a trainer's that holds both, a folder
+        with both, or a hub repository) are converted to safetensors in the cache at first.
+
+        Args:
+            name: preset, folder, hub id or file.
+            variant: which model of a hub repository or of such a folder, for example "d16".
+            tokenizer: the tokenizer's file, or a hub id that has one.
+            dtype, device: of the loaded models.
+            revision: branch, tag or commit of a hub repository.
 
         Raises:
             FileNotFoundError: nothing of that name; the nearest presets are named.
-            ValueError: a broken or incomplete folder.
+            ValueError: a broken or incomplete folder, or files that do not fit.
         """
-        folder = hub.locate(name, revision=revision)
+        folder = locate(name, variant, tokenizer, revision)
         if not (folder / INDEX).is_file():
             raise FileNotFoundError(
                 f"no {INDEX} in {folder}; give a folder made by ImageGenerator.save_pretrained"
             )
         index = read_json(folder / INDEX)
-        tokenizer = load_part(folder, TOKENIZER, TOKENIZERS, dtype)
-        transformer = load_part(folder, TRANSFORMER, MODELS, dtype)
+        parts = (
+            load_part(folder, TOKENIZER, TOKENIZERS, dtype),
+            load_part(folder, TRANSFORMER, MODELS, dtype),
+        )
         settings = Settings.from_json(index.get("sampling", {}))
-        return cls(tokenizer, transformer, settings, index.get("class_names")).to(device)
+        return cls(*parts, settings, index.get("class_names")).to(device)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Writes model_index.json, image_tokenizer/ and transformer/; each file appears whole.
@@ -109,13 +123,7 @@ class ImageGenerator:
 
     def to(self, device: torch.device | str) -> "ImageGenerator":
         """Moves both models; returns self. ValueError for a device that is not there."""
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"cannot use the device {str(device)!r} ({reason}); use 'cpu'"
-            ) from None
+        check_device(device)
         self.tokenizer.to(device)
         self.transformer.to(device)
         return self
@@ -127,10 +135,10 @@ class ImageGenerator:
 
     def __call__(
         self,
-        class_labels: Sequence[int | str] | int | str | None = None,
+        class_labels: Labels = None,
         *,
         count: int | None = None,
-        seeds: Sequence[int] | int | None = None,
+        seeds: Seeds = None,
         batch_size: int | None = None,
         memory_budget: float | int | None = None,
         output_type: str = "pil",
@@ -140,7 +148,8 @@ class ImageGenerator:
 
         Args:
             class_labels: 0..num_classes-1, or class names; num_classes itself is "no class".
-            count: instead of labels: so many images, each with a label drawn from its seed.
+            count: instead of labels: so many images, each with a label drawn from its seed (a list
+                of seeds says it too).
             seeds: one per image; an integer s means s, s+1, ...; None draws fresh ones.
             batch_size, memory_budget: as in ``batches``; the images do not depend on them.
             output_type: "pil" or "pixels" (uint8 array (n, H, W, 3)).
@@ -151,25 +160,22 @@ class ImageGenerator:
                 of range. TypeError, KeyError: an unknown setting or name.
         """
         check_output_type(output_type)
-        if class_labels is None:
-            seeds = make_seeds(seeds, check_count(count))
-            labels = self.random_labels(seeds)
-        elif count is not None:
-            raise ValueError(f"got class_labels and count {count}; pass one of them")
-        else:
-            labels = self.labels(class_labels)
-        seeds = make_seeds(seeds, len(labels))
-        made = self.batches(labels, seeds, batch_size, memory_budget=memory_budget, **settings)
+        seeds = self._seeds(class_labels, seeds, settings, count)
+        made = self.batches(
+            class_labels, seeds, batch_size, memory_budget=memory_budget, **settings
+        )
         pixels, ids = gathered(made)
+        drawn = class_labels is None
+        labels = self.random_labels(seeds, **settings) if drawn else self.labels(class_labels)
         return GeneratorOutput(packed(pixels, output_type), ids, labels, seeds)
 
     def edit(
         self,
         images: Any,
         masks: Any,
-        class_labels: Sequence[int | str] | int | str | None = None,
+        class_labels: Labels = None,
         *,
-        seeds: Sequence[int] | int | None = None,
+        seeds: Seeds = None,
         paste: bool = False,
         batch_size: int | None = None,
         memory_budget: float | int | None = None,
@@ -196,7 +202,7 @@ class ImageGenerator:
         if class_labels is None:
             class_labels = self.transformer.config.null_class
         labels = labels_for(self.labels(class_labels), len(pixels))
-        seeds = make_seeds(seeds, len(labels))
+        seeds = self._seeds(labels, seeds, settings)
         size = self.plan(memory_budget, **settings) if batch_size is None else batch_size
         known = self.known(pixels, draws, size)
         edited, ids = gathered(self.batches(labels, seeds, size, known=known, **settings))
@@ -224,8 +230,8 @@ class ImageGenerator:
 
     def batches(
         self,
-        class_labels: Sequence[int | str],
-        seeds: Sequence[int],
+        class_labels: Labels,
+        seeds: Seeds,
         batch_size: int | None = None,
         *,
         memory_budget: float | int | None = None,
@@ -244,12 +250,17 @@ class ImageGenerator:
         if batch_size is None:
             batch_size = self.plan(memory_budget, **settings)
         size = check_batch_size(batch_size)
-        labels = self.labels(class_labels)
-        seeds = make_seeds(seeds, len(labels))
-        for i in range(0, len(labels), size):
+        seeds = self._seeds(class_labels, seeds, settings)
+        labels = None if class_labels is None else self.labels(class_labels)
+        if self.settings.updated(settings).rng == "reference" and len(seeds) > size:
+            raise ValueError(
+                f"got {len(seeds)} images and batch_size {size}; rng='reference' draws for all "
+                "images together: raise batch_size, or call once per batch"
+            )
+        for i in range(0, len(seeds), size):
             rows = slice(i, i + size)
             given = known and known.part(rows)
-            *_, state = self.sample(labels[rows], seeds[rows], given, **settings)
+            *_, state = self.sample(labels and labels[rows], seeds[rows], given, **settings)
             yield to_pixels(self._decode(state)), state.ids.cpu()
 
     def plan(self, memory_budget: float | int | None = None, **settings: Any) -> int:
@@ -261,31 +272,37 @@ class ImageGenerator:
 
     def stream(
         self,
-        class_labels: Sequence[int | str],
+        class_labels: Labels,
         *,
-        seeds: Sequence[int] | int | None = None,
+        seeds: Seeds = None,
         known: Known | None = None,
         **settings: Any,
     ) -> Iterator[Preview]:
         """Yields a preview after every step: the canvas so far, decoded."""
-        labels = self.labels(class_labels)
+        seeds = self._seeds(class_labels, seeds, settings)
         order = self.order(self.settings.updated(settings).num_steps)
-        for state in self.sample(labels, make_seeds(seeds, len(labels)), known, **settings):
+        for state in self.sample(class_labels, seeds, known, **settings):
             images = to_pil(to_pixels(self._decode(state)))
             yield Preview(state.step, order.num_steps, images, state.ids.cpu())
 
     def sample(
         self,
-        class_labels: Sequence[int | str],
-        seeds: Sequence[int] | int,
+        class_labels: Labels,
+        seeds: Seeds,
         known: Known | None = None,
         **settings: Any,
     ) -> Iterator[State]:
         """The states of one batch, step by step; ``known`` tokens are kept (editing)."""
         chosen = self.settings.updated(settings)
         order = self.order(chosen.num_steps)
-        labels = self.labels(class_labels)
-        noise = PerImageNoise(make_seeds(seeds, len(labels)), self.device)
+        if chosen.more_smooth and not order.mixes:
+            raise ValueError(
+                "more_smooth mixes codes and this transformer reads ids; it is for next-scale "
+                "models"
+            )
+        noise = chosen.make_noise(self._seeds(class_labels, seeds, settings), self.device)
+        num_classes = self.transformer.config.num_classes
+        labels = noise.labels(num_classes) if class_labels is None else self.labels(class_labels)
         if known is not None:
             check_known(known, self.tokenizer.config.vocab_size)
             known = known.to(self.device)
@@ -308,9 +325,22 @@ class ImageGenerator:
             class_labels, self.transformer.config.num_classes, self.class_names or []
         )
 
-    def random_labels(self, seeds: Sequence[int]) -> list[int]:
+    def random_labels(self, seeds: Sequence[int], **settings: Any) -> list[int]:
         """A class label per seed, uniform; the same seed has the same label."""
-        return random_labels(seeds, self.transformer.config.num_classes)
+        noise = self.settings.updated(settings).make_noise(seeds, self.device)
+        return noise.labels(self.transformer.config.num_classes)
+
+    def _seeds(
+        self,
+        class_labels: Labels,
+        seeds: Seeds,
+        settings: dict[str, Any],
+        count: int | None = None,
+    ) -> list[int]:
+        """One seed per image; with the reference's noise one for all of them."""
+        given = None if class_labels is None else len(self.labels(class_labels))
+        shared = self.settings.updated(settings).rng == "reference"
+        return make_seeds(seeds, count_images(given, count, seeds), shared=shared)
 
     @torch.no_grad()
     def _decode(self, state: State) -> Tensor:

@@ -165,6 +165,16 @@ def quiet_transformers() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
+def check_device(device: torch.device | str) -> None:
+    """Raises ValueError for a device that is not there."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        text = f"cannot use the device {str(device)!r} ({reason}); use 'cpu'"
+        raise ValueError(text) from error
+
+
 def rebuild_buffers(model: nn.Module) -> None:
     """Refills tensors that live outside the checkpoint (``rebuild_buffers`` of each module)."""
     for module in model.modules():

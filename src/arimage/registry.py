@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+LISTED = 40  # names at most, when an error lists what is known
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
@@ -15,7 +16,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
-    return f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}"
+    listed = ", ".join(names) if len(names) <= LISTED else f"{len(names)} names"
+    return f"unknown {kind} {name!r}.{hint} Known: {listed}"
 
 
 class Registry(Generic[T]):

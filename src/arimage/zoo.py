@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from arimage.registry import unknown_name
 
@@ -13,7 +14,6 @@ class Preset:
 
     Attributes:
         name: what ``from_pretrained`` takes.
-        folder: packaged folder, relative to the package.
         order: raster, next_scale or masked.
         image_size: pixels per side.
         num_classes: class labels 0..num_classes-1.
@@ -21,13 +21,18 @@ class Preset:
         licence: of the weights.
         data: what it was trained on.
         paper: arXiv id of the method.
-        command: what made the weights.
         verified: what was checked, by which test; "not verified" is allowed and visible.
+        folder: packaged folder, relative to the package; "" for models on the hub.
+        command: what made the weights, where we made them.
         scores: our own measurements, name -> value, with the protocol in the card.
+        repo, variant, file: of the transformer on the hub; repo and variant are a name, too.
+        tokenizer_repo, tokenizer_file: of its tokenizer.
+        depth: of the transformer in ``file``, checked when it is converted.
+        sampling: defaults, fields of ``sampling.settings.Settings``.
+        published: scores that its authors state, and ``published_by``, where.
     """
 
     name: str
-    folder: str
     order: str
     image_size: int
     num_classes: int
@@ -35,9 +40,19 @@ class Preset:
     licence: str
     data: str
     paper: str
-    command: str
     verified: str
+    folder: str = ""
+    command: str = ""
     scores: dict[str, float] = field(default_factory=dict)
+    repo: str = ""
+    variant: str = ""
+    file: str = ""
+    tokenizer_repo: str = ""
+    tokenizer_file: str = ""
+    depth: int | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
+    published: dict[str, float] = field(default_factory=dict)
+    published_by: str = ""
 
 
 _DIGITS = {
@@ -71,7 +86,92 @@ _PRESETS = (
     ),
 )
 
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in _PRESETS}
+# Sides of the token maps by image size: FoundationVision/VAR@78b9539 utils/arg_util.py.
+VAR_SCHEDULES = {
+    256: (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),
+    512: (1, 2, 3, 4, 6, 9, 13, 18, 24, 32),
+    1024: (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),
+}
+# Settings of FoundationVision/VAR@78b9539 README.md for FID: cfg 1.5 there is 2.5 here.
+VAR_SAMPLING: dict[str, Any] = {
+    "guidance_scale": 2.5,
+    "guidance_schedule": "linear",
+    "top_k": 900,
+    "top_p": 0.96,
+}
+_VAR_SIZES = {16: 310283520, 20: 600917136, 24: 1033399360, 30: 2010020356, 36: 2353893904}
+_VAR_TOKENIZER = 108948355
+_VAR_CARD = "FoundationVision/VAR@78b9539 README.md"
+_VAR_FID = {16: 3.55, 20: 2.95, 24: 2.33, 30: 1.97, 36: 2.63}
+
+
+def _var(
+    depth: int,
+    published: dict[str, float],
+    *,
+    family: str = "var",
+    repo: str = "FoundationVision/var",
+    file: str = "var_d{}.pth",
+    licence: str = "MIT",
+    paper: str = "2404.02905",
+    published_by: str = _VAR_CARD,
+    sampling: dict[str, Any] = VAR_SAMPLING,
+) -> Preset:
+    """A model on VAR's graph: its depth fixes its size; 36 is the 512 px model."""
+    return Preset(
+        name=f"{family}-d{depth}",
+        order="next_scale",
+        image_size=512 if depth == 36 else 256,
+        num_classes=1000,
+        parameters=(_VAR_SIZES[depth], _VAR_TOKENIZER),
+        licence=licence,
+        data="ImageNet-1k; tokenizer: OpenImages",
+        paper=paper,
+        verified="keys, shapes and code by fixtures; weights and scores not verified",
+        repo=repo,
+        variant=f"d{depth}",
+        file=file.format(depth),
+        tokenizer_repo="FoundationVision/var",
+        tokenizer_file="vae_ch160v4096z32.pth",
+        depth=depth,
+        sampling=sampling,
+        published=published,
+        published_by=published_by,
+    )
+
+
+_CCA = {
+    "family": "cca-var",
+    "repo": "ChenDRAG/CCA_VAR",
+    "file": "CCA_VAR_Guidance_Free/VAR_d{}_CCA.pth",
+    "paper": "2410.09347",
+    "published_by": "thu-ml/CCA@7d5a073 README.md, without guidance",
+    "sampling": {**VAR_SAMPLING, "guidance_scale": 1.0},
+}
+_DDO = {
+    "family": "ddo-var",
+    "repo": "nvidia/DirectDiscriminativeOptimization",
+    "file": "var_d{}-ddo.pth",
+    "licence": "CC-BY-NC-SA-4.0",
+    "paper": "2503.01103",
+    "published_by": "NVlabs/DDO@d7b366b README.md, with guidance",
+    "sampling": {**VAR_SAMPLING, "guidance_scale": 2.4, "top_k": None, "top_p": None},
+}
+_HUB_PRESETS = (
+    *(_var(depth, {"fid": fid}) for depth, fid in _VAR_FID.items()),
+    *(
+        _var(depth, {"fid": fid}, **_CCA)
+        for depth, fid in {16: 4.03, 20: 3.02, 24: 2.63, 30: 2.54}.items()
+    ),
+    *(_var(depth, {"fid": fid}, **_DDO) for depth, fid in {16: 2.54, 30: 1.73}.items()),
+)
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (*_PRESETS, *_HUB_PRESETS)}
+
+
+def packaged() -> list[str]:
+    """Names of the presets that ship with the package."""
+    return sorted(name for name, preset in PRESETS.items() if preset.folder)
 
 
 def find(name: str) -> Preset:
@@ -83,6 +183,31 @@ def find(name: str) -> Preset:
     if name not in PRESETS:
         raise KeyError(unknown_name("preset", name, PRESETS))
     return PRESETS[name]
+
+
+def find_published(repo: str, variant: str | None) -> Preset | None:
+    """The model of a hub repository in a published layout; None for other repositories.
+
+    Raises:
+        ValueError: no variant, or one that the repository does not have.
+    """
+    known = {preset.variant: preset for preset in PRESETS.values() if preset.repo == repo}
+    if not known:
+        return None
+    if variant is None:
+        raise ValueError(f"{repo} holds several models; give variant: {', '.join(known)}")
+    if variant not in known:
+        raise ValueError(unknown_name(f"variant of {repo}", variant, known))
+    return known[variant]
+
+
+def published_tokenizer(name: str, variant: str | None = None) -> Preset | None:
+    """The first model whose tokenizer is meant by a preset's name or by a repository."""
+    for preset in PRESETS.values():
+        named = name == preset.name or name in (preset.repo, preset.tokenizer_repo)
+        if preset.tokenizer_repo and named and variant in (None, preset.variant):
+            return preset
+    return None
 
 
 def front_matter(preset: Preset) -> str:
@@ -98,24 +223,78 @@ def front_matter(preset: Preset) -> str:
         f"num_classes: {preset.num_classes}",
         f"parameters: {{transformer: {preset.parameters[0]}, tokenizer: {preset.parameters[1]}}}",
         f"verified: {preset.verified}",
-        "scores:",
-        *(f"  {name}: {value}" for name, value in preset.scores.items()),
+        *_scores("scores", preset.scores),
+        *([f"published_by: {preset.published_by}"] if preset.published_by else []),
+        *(_scores("published", preset.published) if preset.published else []),
+        *([f"source: {preset.repo}, {preset.file}, sha256 unverified"] if preset.repo else []),
         "---",
     ]
     return "\n".join(lines) + "\n"
 
 
+def _scores(title: str, scores: dict[str, float]) -> list[str]:
+    lines = [f"  {name}: {value}" for name, value in scores.items()]
+    return [f"{title}:", *lines] if lines else [f"{title}: not verified"]
+
+
+def card(preset: Preset) -> str:
+    """The model card of a preset on the hub."""
+    settings = ", ".join(f"{name}={value!r}" for name, value in preset.sampling.items())
+    scores = ", ".join(f"{name.upper()} {value}" for name, value in preset.published.items())
+    side = preset.image_size
+    return f"""{front_matter(preset)}
+# {preset.name}
+
+Class-conditional ImageNet images, {side} x {side} pixels. The weights are those of their
+authors, read from their files; this package adds none.
+
+```python no-run
+from arimage import ImageGenerator
+
+generator = ImageGenerator.from_pretrained("{preset.repo}", variant="{preset.variant}")
+images = generator(class_labels=["golden retriever", 360], seeds=[0, 1]).images
+```
+
+| | |
+|---|---|
+| also called | `{preset.name}` |
+| transformer | `{preset.file}` of `{preset.repo}`, {size(preset.parameters[0])} |
+| tokenizer | `{preset.tokenizer_file}` of `{preset.tokenizer_repo}`, {size(preset.parameters[1])} |
+| licence of the weights | {preset.licence} |
+| sampling defaults | {settings} |
+| published score | {scores} ({preset.published_by}) |
+| our score | not verified (no weights on the build machine) |
+
+**How it was checked.** Names and shapes of all tensors against the published classes; encoding,
+logits, seeded generation and decoding against recorded outputs of the reference code with random
+weights (`tests/golden`). The published weights were not at hand: their hashes, and scores made
+with them, are not verified.
+
+**Use and limits.** Research on image generation. ImageNet's classes and biases are the model's; it
+knows nothing else.
+"""
+
+
+def size(count: int) -> str:
+    """540 k, 310 M, 2.0 B."""
+    for unit, name in ((1e9, "B"), (1e6, "M")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}" if unit == 1e9 else f"{count / unit:.0f} {name}"
+    return f"{count / 1e3:.0f} k"
+
+
 def markdown_table() -> str:
     """The README's table of what loads by name."""
     lines = [
-        "| preset | order | image | classes | transformer + tokenizer | licence | verified |",
-        "|---|---|---|---|---|---|---|",
+        "| preset | order | image | classes | transformer + tokenizer | licence | published FID "
+        "| verified |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for preset in PRESETS.values():
-        sizes = " + ".join(f"{n / 1e3:.0f} k" for n in preset.parameters)
+        sizes = " + ".join(size(n) for n in preset.parameters)
         lines.append(
             f"| [`{preset.name}`](model_cards/{preset.name}.md) | {preset.order} "
             f"| {preset.image_size} px | {preset.num_classes} | {sizes} | {preset.licence} "
-            f"| {preset.verified} |"
+            f"| {preset.published.get('fid', '')} | {preset.verified} |"
         )
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from arimage.eval.base import Score
 from arimage.eval.report import Protocol, Report
 from arimage.images import from_pixels, to_pixels
 from arimage.sampling.settings import Settings
+from arimage.zoo import packaged
 
 
 def test_the_split_is_fixed_stratified_and_disjoint():
@@ -81,7 +82,7 @@ def test_an_unknown_order_is_told_with_suggestions(tmp_path):
         run_demo("next-scale", tmp_path)
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", packaged())
 def test_presets_do_what_their_records_say(name):
     """300 images: accuracy and FID on the packaged classifier, within sampling noise."""
     preset = PRESETS[name]
@@ -102,7 +103,7 @@ def test_presets_do_what_their_records_say(name):
     assert report["fid"].value < bad["fid"].value / 5
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", packaged())
 def test_preset_tokenizers_reconstruct_held_out_digits(name):
     tokenizer = ImageGenerator.from_pretrained(name).tokenizer
     _, held_out = load_digits()

@@ -17,22 +17,28 @@ LEAVES = {  # may be imported by every room; among themselves only as said here
     "files": set(),
     "registry": set(),
     "zoo": {"registry"},
-    "hub": {"registry", "zoo"},
+    "hub": {"files", "registry", "zoo"},
+    "names": set(),
     "images": {"files", "shapes"},
     "outputs": {"images"},
     "slots": {"shapes"},
     "pretrained": {"files", "registry"},
+    "checkpoint": {"pretrained"},
 }
 ROOMS = {  # what each part may import besides itself and the leaves
     "tokenizers": set(),
     "ar": set(),
     "eval": set(),
     "sampling": {"ar.base", "ar.orders.base"},
-    "generator": {"tokenizers", "ar", "sampling"},
+    "convert": {"tokenizers", "ar"},
+    "generator": {"tokenizers", "ar", "sampling", "convert"},
     "auto": {"tokenizers", "ar"},
     "training": {"tokenizers", "ar", "sampling", "eval", "generator"},
     "demo": {"tokenizers", "ar", "sampling", "eval", "generator", "auto", "training"},
-    "cli": {"tokenizers", "ar", "sampling", "eval", "generator", "auto", "training", "demo"},
+    "cli": {
+        *("tokenizers", "ar", "sampling", "eval", "convert", "generator", "auto", "training"),
+        "demo",
+    },
 }
 TARGET = re.compile(r"arimage(\.\w+)+(:\w+)?")
 

@@ -49,14 +49,14 @@ def test_a_neighbouring_id_is_another_code(name):
     assert not round_trips(quantizer, lambda ids: quantizer.lookup((ids + 1) % 32))
 
 
-@pytest.mark.parametrize("name", ["vq_ema", "vq_cosine", "simvq", "lfq"])
+@pytest.mark.parametrize("name", ["vq_ema", "vq_cosine", "vq_learned", "simvq", "lfq"])
 def test_a_code_is_quantized_to_itself(name):
     quantizer = make_quantizer(name)
     ids = torch.arange(quantizer.vocab_size)[None]
     assert torch.equal(quantizer(quantizer.lookup(ids)).ids, ids)
 
 
-@pytest.mark.parametrize("name", ["vq_ema", "simvq", "lfq"])
+@pytest.mark.parametrize("name", ["vq_ema", "vq_learned", "simvq", "lfq"])
 def test_the_nearest_code_is_chosen(name):
     quantizer = make_quantizer(name)
     z = latents(quantizer)

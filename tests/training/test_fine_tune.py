@@ -5,11 +5,12 @@ import pytest
 import torch
 from tiny import sentence
 
-from arimage import PRESETS, ImageGenerator, evaluate
+from arimage import ImageGenerator, evaluate
 from arimage.demo.digits import load_digits
 from arimage.training.fine_tune import fine_tune, with_classes
 from arimage.training.recipes import find_recipe
 from arimage.training.tokens import make_tokens
+from arimage.zoo import packaged
 
 
 def swapped(digits=(7, 0), names=("zero", "seven")):
@@ -28,7 +29,7 @@ def tuned(name, steps, seed=0, **fields):
     return generator, *fine_tune(generator, tokens, recipe)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", packaged())
 def test_everything_but_the_classes_is_equal_at_step_zero(name):
     old = ImageGenerator.from_pretrained(name).transformer
     new = with_classes(old, 2, seed=0)

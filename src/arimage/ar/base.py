@@ -7,6 +7,7 @@ see, and the slots it predicts. Unknown tokens have id -1 everywhere.
 
 import dataclasses
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -116,10 +117,14 @@ class State:
 
 @dataclass(frozen=True)
 class Draw:
-    """What a sampler chose: ids (b, n) and their log-probabilities after truncation (b, n)."""
+    """What a sampler chose: ids (b, n) and their log-probabilities after truncation (b, n).
+
+    weights (b, n, vocab), if given: the codes are mixed by them instead of looked up by ids.
+    """
 
     ids: Tensor
     log_probs: Tensor
+    weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,12 @@ class Noise(Protocol):
     """Random draws of a batch of images. A step draws a fixed amount whatever the data say."""
 
     batch: int
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str) -> None: ...
+
+    def labels(self, num_classes: int) -> list[int]:
+        """A class label per image."""
+        ...
 
     def choose(self, probabilities: Float[Tensor, "b n v"]) -> Int[Tensor, "b n"]:
         """One exact draw from each row of probabilities."""

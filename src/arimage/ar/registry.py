@@ -1,4 +1,4 @@
-"""Which transformers and orders exist: one line each."""
+"""Which transformers, orders and published layouts of transformers exist: one line each."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from arimage.registry import Registry
 if TYPE_CHECKING:
     from arimage.ar.base import Backbone
     from arimage.ar.orders.base import Order
+    from arimage.checkpoint import Layout
 
 MODELS: Registry[type[Backbone]] = Registry(
     "model",
@@ -24,5 +25,12 @@ ORDERS: Registry[type[Order]] = Registry(
         "raster": "arimage.ar.orders.raster:RasterOrder",
         "next_scale": "arimage.ar.orders.next_scale:NextScaleOrder",
         "masked": "arimage.ar.orders.masked:MaskedOrder",
+    },
+)
+
+LAYOUTS: Registry[type[Layout]] = Registry(
+    "transformer layout",
+    {
+        "var": "arimage.ar.convert.var:VARLayout",
     },
 )

@@ -1,4 +1,4 @@
-"""Class labels: numbers, names, or drawn from each image's seed."""
+"""Class labels: numbers or names, one per image (drawn ones come from the noise)."""
 
 import operator
 from collections.abc import Sequence
@@ -6,8 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from arimage.registry import unknown_name
-
-DRAWS = 2**192  # where in an image's stream its label is drawn: no image gets there by sampling
 
 
 def read_labels(
@@ -40,8 +38,18 @@ def _read(label: int | str, num_classes: int, names: Sequence[str]) -> int:
     return index
 
 
-def check_count(count: int | None) -> int:
-    """``count``, or a ValueError unless it is at least 1."""
+def count_images(labels: int | None, count: int | None, seeds: object) -> int:
+    """How many images: of ``labels``, or ``count``, or one per seed of a list.
+
+    Raises:
+        ValueError: labels and a count, or neither of the three, or a count below 1.
+    """
+    if labels is not None and count is not None:
+        raise ValueError(f"got class_labels and count {count}; pass one of them")
+    if labels is not None:
+        return labels
+    if count is None and isinstance(seeds, Sequence):
+        count = len(seeds)
     if count is None:
         raise ValueError(
             "got neither class_labels nor count; pass labels, or count for labels drawn from the "
@@ -64,13 +72,3 @@ def labels_for(class_labels: Sequence[int], count: int) -> list[int]:
             "for all"
         )
     return list(class_labels) * (count if len(class_labels) == 1 else 1)
-
-
-def random_labels(seeds: Sequence[int], num_classes: int) -> list[int]:
-    """A label per image, uniform over the classes, from a far part of the image's own stream.
-
-    The draws of the image itself do not change: the label given in so many words gives the same
-    image.
-    """
-    streams = (np.random.Philox(key=seed, counter=DRAWS) for seed in seeds)
-    return [int(np.random.Generator(stream).integers(num_classes)) for stream in streams]

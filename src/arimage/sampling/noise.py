@@ -1,5 +1,6 @@
 """Noise: a stream of random numbers per image, so that a seed names an image.
 
+``ReferenceNoise`` is the one exception: the shared stream of published code, to repeat its images.
 The streams are Philox counters on the host, the same on every device; a draw inverts the
 cumulative distribution in float64 with one uniform number per token.
 """
@@ -15,6 +16,8 @@ from torch import Tensor
 from arimage.shapes import Float, Int
 
 MAX_SEED = 2**63
+DRAWS = 2**192  # where in an image's stream its label is drawn: no image gets there by sampling
+Seeds = Sequence[int] | int | None
 
 
 class PerImageNoise:
@@ -31,12 +34,22 @@ class PerImageNoise:
     def __init__(self, seeds: Sequence[int], device: torch.device | str) -> None:
         check_seeds(seeds)
         self.batch, self.device = len(seeds), torch.device(device)
+        self._seeds = list(seeds)
         self._streams = [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
 
     def uniform(self, count: int) -> Float[Tensor, "b n"]:
         """``count`` float64 numbers in [0, 1) per image."""
         rows = [stream.random(count) for stream in self._streams]
         return torch.from_numpy(np.stack(rows)).to(self.device)
+
+    def labels(self, num_classes: int) -> list[int]:
+        """A class label per image, uniform, from a far part of its stream.
+
+        The draws of the image itself do not change: the label given in so many words gives the
+        same image.
+        """
+        streams = (np.random.Philox(key=seed, counter=DRAWS) for seed in self._seeds)
+        return [int(np.random.Generator(stream).integers(num_classes)) for stream in streams]
 
     def gumbel(self, count: int) -> Float[Tensor, "b n"]:
         """``count`` standard Gumbel numbers per image, float64."""
@@ -53,16 +66,65 @@ class PerImageNoise:
         return torch.minimum(ids, last)
 
 
-def make_seeds(seeds: Sequence[int] | int | None, count: int) -> list[int]:
+class ReferenceNoise:
+    """One torch generator for the whole batch, drawn from in the order of VAR's published code.
+
+    FoundationVision/VAR@78b9539 models/var.py autoregressive_infer_cfg: labels first, if they are
+    drawn; then, per step, torch.multinomial over all rows of the batch, which is the largest
+    p / Exponential(1); then the Gumbel noise. An image depends on its place in the batch.
+
+    Args:
+        seeds: the same integer for each image.
+        device: where the generator lives; other devices draw other numbers.
+
+    Raises:
+        ValueError: several seeds.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str) -> None:
+        if len(set(seeds)) > 1:
+            raise ValueError(
+                f"got seeds {list(seeds)[:4]}; rng='reference' has one stream for all images: give "
+                "one integer"
+            )
+        self.batch, self.device = len(seeds), torch.device(device)
+        self._generator = torch.Generator(self.device).manual_seed(seeds[0])
+
+    def labels(self, num_classes: int) -> list[int]:
+        """A class label per image; must come before any other draw."""
+        uniform = torch.full((num_classes,), 1 / num_classes, device=self.device)
+        drawn = torch.multinomial(uniform, self.batch, replacement=True, generator=self._generator)
+        return drawn.tolist()
+
+    def gumbel(self, count: int) -> Float[Tensor, "b n"]:
+        """``count`` standard Gumbel numbers per image, float32."""
+        return -self._exponential((self.batch, count)).log()
+
+    def choose(self, probabilities: Float[Tensor, "b n v"]) -> Int[Tensor, "b n"]:
+        """What ``torch.multinomial`` draws from each row: it runs the same race."""
+        return (probabilities / self._exponential(probabilities.shape)).argmax(-1)
+
+    def _exponential(self, shape: Sequence[int]) -> Tensor:
+        empty = torch.empty(*shape, device=self.device)
+        return empty.exponential_(1, generator=self._generator)
+
+
+def make_seeds(seeds: Seeds, count: int, *, shared: bool = False) -> list[int]:
     """One seed per image: as given, counted up from one integer, or fresh.
+
+    Args:
+        seeds: what the user gave.
+        count: of images.
+        shared: all images draw from one stream: one integer is the seed of all.
 
     Raises:
         ValueError: another number of seeds than images, or a seed out of range.
     """
     if seeds is None:
-        return [secrets.randbelow(2**31) for _ in range(count)]
+        fresh = [secrets.randbelow(2**31) for _ in range(count)]
+        return fresh[:1] * count if shared else fresh
     if isinstance(seeds, int | np.integer):
-        made = [int(seeds) + i for i in range(count)]
+        made = [int(seeds) + (0 if shared else i) for i in range(count)]
     else:
         made = [operator.index(seed) for seed in seeds]
     if len(made) != count:

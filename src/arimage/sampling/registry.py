@@ -1,4 +1,4 @@
-"""Which samplers and guidance schedules exist: one line each."""
+"""Which samplers, guidance schedules and kinds of noise exist: one line each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from arimage.registry import Registry
 
 if TYPE_CHECKING:
+    from arimage.ar.base import Noise
     from arimage.sampling.guidance import Schedule
     from arimage.sampling.samplers.base import Sampler
 
@@ -25,5 +26,13 @@ SCHEDULES: Registry[type[Schedule]] = Registry(
         "linear": "arimage.sampling.guidance:Linear",
         "power_cosine": "arimage.sampling.guidance:PowerCosine",
         "interval": "arimage.sampling.guidance:Interval",
+    },
+)
+
+NOISES: Registry[type[Noise]] = Registry(
+    "rng",
+    {
+        "per_image": "arimage.sampling.noise:PerImageNoise",
+        "reference": "arimage.sampling.noise:ReferenceNoise",
     },
 )

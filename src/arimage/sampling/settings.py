@@ -1,11 +1,15 @@
 """Settings: everything a user may choose about sampling, checked in one place."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import torch
+
+from arimage.ar.base import Noise
 from arimage.registry import unknown_name
 from arimage.sampling.guidance import Guidance, Schedule, make_schedule, schedule_record
-from arimage.sampling.registry import SAMPLERS
+from arimage.sampling.registry import NOISES, SAMPLERS
 from arimage.sampling.samplers.base import Sampler
 
 
@@ -20,6 +24,8 @@ class Settings:
         top_k, top_p: of the categorical sampler; None is off.
         num_steps: passes of the model, for orders that let one choose; None is the default.
         sampler: a registered name.
+        more_smooth: of the categorical sampler; mixes codes, for next-scale models.
+        rng: a registered kind of noise: "per_image", or "reference" for the stream of VAR's code.
 
     Raises:
         ValueError: a setting out of range. KeyError: an unknown schedule or sampler.
@@ -32,10 +38,18 @@ class Settings:
     top_p: float | None = None
     num_steps: int | None = None
     sampler: str = "categorical"
+    more_smooth: bool = False
+    rng: str = "per_image"
 
     def __post_init__(self) -> None:
         self.guidance()
         self.make_sampler()
+        NOISES[self.rng]
+        if self.more_smooth and (self.sampler != "categorical" or self.temperature == 0):
+            raise ValueError(
+                "more_smooth mixes the codes that may be drawn and greedy sampling draws none; "
+                "leave one of them out"
+            )
 
     def updated(self, changes: dict[str, Any]) -> "Settings":
         """A copy with some settings changed; an unknown one is a TypeError."""
@@ -54,6 +68,10 @@ class Settings:
         cls = SAMPLERS[self.sampler]
         options = vars(self).keys() & getattr(cls, "__dataclass_fields__", {}).keys()
         return cls(**{name: getattr(self, name) for name in options})
+
+    def make_noise(self, seeds: Sequence[int], device: torch.device | str) -> Noise:
+        """The random streams of a batch."""
+        return NOISES[self.rng](seeds, device)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; a schedule becomes its name and options."""

@@ -6,7 +6,8 @@ Ranges: images are float (b, 3, H, W) in [-1, 1]; ids are int64 (b, num_slots) i
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -60,6 +61,22 @@ class ImageTokenizer(ArimageModel):
 
     main_input_name = "images"
     config: TokenizerConfig
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As every model's; ``ImageTokenizer`` itself also takes presets, generators' folders, hub
+        ids and published files, and returns the class that the weights are of.
+
+        Raises:
+            ValueError, FileNotFoundError: as ``ArimageModel.from_pretrained``.
+        """
+        if cls is not ImageTokenizer:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        from arimage.tokenizers.load import load_tokenizer
+
+        return load_tokenizer(pretrained_model_name_or_path, **kwargs)
 
     @property
     @abstractmethod

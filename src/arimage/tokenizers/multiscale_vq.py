@@ -95,8 +95,9 @@ class MultiScaleVQTokenizer(ConvTokenizer):
     def quantize(self, latents: Float[Tensor, "b c h w"]) -> Encoding:
         """Codes the residual scale by scale; loss as in VAR's training forward.
 
-        Per scale: COMMITMENT * mse(sg(f_hat), f) + mse(f_hat, sg(f)), averaged over scales. The
-        codebook learns from all scales' residuals in one update.
+        Per scale: COMMITMENT * mse(sg(f_hat), f) + mse(f_hat, sg(f)), averaged over scales. A
+        learned codebook (VAR's) gets its gradient from that; others learn from all scales'
+        residuals in one update.
         """
         target, canvas = latents.detach(), torch.zeros_like(latents)
         rows, ids, losses = [], [], []
@@ -109,7 +110,8 @@ class MultiScaleVQTokenizer(ConvTokenizer):
             )
         loss = torch.stack(losses).mean()
         if self.training:
-            loss = loss + self.quantizer(torch.cat(rows, dim=1)).loss
+            if not self.quantizer.learned:
+                loss = loss + self.quantizer(torch.cat(rows, dim=1)).loss
             canvas = canvas + latents - target  # straight-through to the encoder
         return Encoding(canvas, torch.cat(ids, dim=1), loss)
 

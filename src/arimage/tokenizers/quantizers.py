@@ -1,4 +1,4 @@
-"""Quantizers that we train, all from vector-quantize-pytorch, behind one contract.
+"""Quantizers behind one contract; all from vector-quantize-pytorch but one.
 
 Swapping one is a word in a tokenizer's config (``quantizer: "vq_ema"``). The library's different
 returns (two or three values), index types and buffers outside the checkpoint end here.
@@ -6,7 +6,7 @@ returns (two or three values), index types and buffers outside the checkpoint en
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,12 @@ class Quantizer(nn.Module, ABC):
         vocab_size: number of codes.
         code_dim: dimension of one code.
         levels: values per dimension, for quantizers on a fixed lattice; None elsewhere.
+
+    Class attribute ``learned``: the codebook gets gradients through ``lookup``, so that a loss on
+    what codes add up to is enough to train it.
     """
+
+    learned: ClassVar[bool] = False
 
     def __init__(self, vocab_size: int, code_dim: int, levels: list[int] | None = None) -> None:
         super().__init__()
@@ -113,10 +118,9 @@ class EMAQuantizer(Quantizer):
     def nearest(self, latents: Float[Tensor, "b n c"]) -> Int[Tensor, "b n"]:
         """Ids of the nearest codes, in float32."""
         codes = self.inner.codebook.float()
-        scores = latents.float() @ codes.T
-        if not self.cosine:
-            scores = 2 * scores - codes.square().sum(-1)
-        return scores.argmax(-1)
+        if self.cosine:
+            return (latents.float() @ codes.T).argmax(-1)
+        return nearest_code(latents, codes)
 
     def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
         """Rows of the codebook."""
@@ -127,6 +131,44 @@ class CosineQuantizer(EMAQuantizer):
     """Nearest code in angle; codes have unit length (ViT-VQGAN, arXiv 2110.04627)."""
 
     cosine = True
+
+
+class LearnedQuantizer(Quantizer):
+    """Nearest code in Euclidean distance, codebook by gradient (arXiv 1711.00937 eq. 3).
+
+    The published tokenizers of VAR and LlamaGen. Own code: the library only learns a codebook that
+    it also normalises or transforms. Codes start as FoundationVision/VAR@78b9539 models/quant.py
+    leaves them, as an ``nn.Embedding`` starts.
+    """
+
+    learned = True
+
+    def build(self) -> nn.Module:
+        """One vector per code, standard normal."""
+        return nn.Embedding(self.vocab_size, self.code_dim)
+
+    def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
+        """As the contract; the loss has the codebook and commitment terms."""
+        ids = nearest_code(latents, self.inner.weight)
+        codes = self.lookup(ids)
+        commitment = F.mse_loss(latents, codes.detach())
+        loss = F.mse_loss(codes, latents.detach()) + COMMITMENT * commitment
+        if self.training:
+            codes = latents + (codes - latents).detach()
+        return Quantized(codes, ids, loss)
+
+    def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
+        """Rows of the codebook."""
+        return self.inner(ids)
+
+
+@torch.no_grad()
+def nearest_code(
+    latents: Float[Tensor, "b n c"], codebook: Float[Tensor, "v c"]
+) -> Int[Tensor, "b n"]:
+    """Ids of the nearest rows of the codebook in Euclidean distance, in float32."""
+    codes = codebook.float()
+    return (2 * (latents.float() @ codes.T) - codes.square().sum(-1)).argmax(-1)
 
 
 class SimQuantizer(Quantizer):

@@ -1,4 +1,4 @@
-"""Which tokenizers and quantizers exist: one line each."""
+"""Which tokenizers, quantizers and published layouts of tokenizers exist: one line each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from arimage.registry import Registry
 
 if TYPE_CHECKING:
+    from arimage.checkpoint import Layout
     from arimage.tokenizers.base import ImageTokenizer
     from arimage.tokenizers.quantizers import Quantizer
 
@@ -23,8 +24,16 @@ QUANTIZERS: Registry[type[Quantizer]] = Registry(
     {
         "vq_ema": "arimage.tokenizers.quantizers:EMAQuantizer",
         "vq_cosine": "arimage.tokenizers.quantizers:CosineQuantizer",
+        "vq_learned": "arimage.tokenizers.quantizers:LearnedQuantizer",
         "simvq": "arimage.tokenizers.quantizers:SimQuantizer",
         "lfq": "arimage.tokenizers.quantizers:LookupFreeQuantizer",
         "fsq": "arimage.tokenizers.quantizers:FiniteScalarQuantizer",
+    },
+)
+
+LAYOUTS: Registry[type[Layout]] = Registry(
+    "tokenizer layout",
+    {
+        "var": "arimage.tokenizers.convert.var:VARTokenizerLayout",
     },
 )

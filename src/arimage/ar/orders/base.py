@@ -20,7 +20,7 @@ from arimage.ar.base import (
     Step,
     may_see,
 )
-from arimage.shapes import Bool, Int
+from arimage.shapes import Bool, Float, Int
 from arimage.slots import Fuser
 
 
@@ -33,11 +33,13 @@ class Order(ABC):
         device: where index tensors live.
 
     Class attributes: ``cached``, whether keys and values are kept; ``free_steps``, whether the
-    constructor takes ``num_steps``.
+    constructor takes ``num_steps``; ``mixes``, whether the model reads the canvas, so that codes
+    may be mixed.
     """
 
     cached: ClassVar[bool]
     free_steps: ClassVar[bool] = False
+    mixes: ClassVar[bool] = False
 
     def __init__(self, fuser: Fuser, prefix_length: int, device: torch.device | str) -> None:
         self.fuser, self.prefix_length, self.device = fuser, prefix_length, torch.device(device)
@@ -89,9 +91,16 @@ class Order(ABC):
         ids, slots = draw.ids, step.slots
         if state.known is not None:
             ids = torch.where(state.known.mask[:, slots], state.known.ids[:, slots], ids)
-        canvas = self.fuser.fuse(state.canvas, step.scale, slots, self.fuser.lookup(ids))
+        codes = self.fuser.lookup(ids) if draw.weights is None else self.mixed(draw.weights)
+        canvas = self.fuser.fuse(state.canvas, step.scale, slots, codes)
         chosen = state.ids.index_copy(1, slots, ids)
         return dataclasses.replace(state, ids=chosen, canvas=canvas, step=state.step + 1)
+
+    def mixed(self, weights: Float[Tensor, "b n v"]) -> Float[Tensor, "b n c"]:
+        """All codes, mixed by ``weights``."""
+        everything = torch.arange(weights.shape[-1], device=weights.device)
+        codes = self.fuser.lookup(everything[None])[0]
+        return weights.to(codes.dtype) @ codes
 
     def full_step(self) -> Step:
         """One uncached pass over the whole sequence that predicts every slot under the rule."""

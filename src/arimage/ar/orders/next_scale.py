@@ -11,6 +11,8 @@ from arimage.shapes import Bool, Int
 class NextScaleOrder(CausalOrder):
     """10 steps for VAR at 256 px. A step sees the canvas resized to the map that it predicts."""
 
+    mixes = True
+
     def groups(self) -> list[tuple[int, int]]:
         """One token map each."""
         table = self.fuser.slots

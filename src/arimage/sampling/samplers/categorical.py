@@ -11,6 +11,7 @@ from arimage.sampling.samplers.argmax import Argmax
 from arimage.sampling.samplers.base import Sampler
 from arimage.shapes import Float
 
+SMOOTH, SMOOTH_LEAST = 0.27, 0.005  # temperatures of more_smooth, models/var.py as below
 SMALLEST = torch.finfo(torch.float32).tiny  # a temperature below it is argmax
 
 
@@ -23,6 +24,8 @@ class Categorical(Sampler):
         top_k: keeps the k largest logits and what ties with the k-th; None is off.
         top_p: keeps the smallest set of most probable tokens whose mass reaches p (nucleus,
             arXiv 1904.09751), after top_k, and what ties with its last; None is off.
+        more_smooth: also mixes all codes that may be drawn, by a Gumbel softmax that sharpens from
+            step to step (VAR's setting of that name; next-scale models only).
 
     Raises:
         ValueError: a setting out of range.
@@ -31,6 +34,7 @@ class Categorical(Sampler):
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    more_smooth: bool = False
 
     def __post_init__(self) -> None:
         temperature, k, p = self.temperature, self.top_k, self.top_p
@@ -50,7 +54,8 @@ class Categorical(Sampler):
         probabilities = self.probabilities(logits)
         ids = noise.choose(probabilities)
         chosen = probabilities.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-        return Draw(ids, chosen.log())
+        weights = gumbel_softmax(probabilities, step, noise) if self.more_smooth else None
+        return Draw(ids, chosen.log(), weights)
 
     def probabilities(self, logits: Float[Tensor, "b n v"]) -> Float[Tensor, "b n v"]:
         """The truncated and renormalised softmax that is drawn from."""
@@ -77,3 +82,16 @@ def keep_top_p(probabilities: Float[Tensor, "b n v"], p: float) -> Float[Tensor,
     smallest = ordered.masked_fill(before >= p, torch.inf).amin(-1, keepdim=True)
     kept = probabilities.masked_fill(probabilities.double() < smallest, 0)
     return kept / kept.sum(-1, keepdim=True)
+
+
+def gumbel_softmax(
+    probabilities: Float[Tensor, "b n v"], step: Step, noise: Noise
+) -> Float[Tensor, "b n v"]:
+    """Soft choices (arXiv 1611.01144) at the temperatures of VAR's ``more_smooth``.
+
+    FoundationVision/VAR@78b9539 models/var.py autoregressive_infer_cfg.
+    """
+    ratio = step.index / max(step.num_steps - 1, 1)
+    gumbel = noise.gumbel(probabilities[0].numel()).reshape(probabilities.shape)
+    scores = probabilities.log() * (1 + ratio) + gumbel.to(probabilities.dtype)
+    return (scores / max(SMOOTH * (1 - 0.95 * ratio), SMOOTH_LEAST)).softmax(-1)

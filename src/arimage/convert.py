@@ -1,0 +1,162 @@
+"""Published files of a transformer and its tokenizer -> the folder of a generator."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from arimage import __version__, checkpoint, hub, names
+from arimage.ar.registry import LAYOUTS
+from arimage.files import new_files, write_json
+from arimage.tokenizers import load as tokenizers
+from arimage.zoo import PRESETS, Preset, find_published, published_tokenizer
+
+INDEX = "model_index.json"
+TOKENIZER, TRANSFORMER = tokenizers.PART, "transformer"
+
+
+def locate(
+    name: str | Path,
+    variant: str | None = None,
+    tokenizer: str | Path | None = None,
+    revision: str | None = None,
+) -> Path:
+    """The folder of a generator; published files are converted into the cache first.
+
+    Args:
+        name: preset, folder, hub id, or a published file.
+        variant: which model of a hub repository, or of a folder of published files.
+        tokenizer: the tokenizer's file, or a hub id that has one.
+        revision: of the hub repository.
+
+    Raises:
+        FileNotFoundError: nothing of that name, or no tokenizer. ValueError: files that do not fit.
+    """
+    if Path(name).is_dir() and (Path(name) / INDEX).is_file():
+        return Path(name)
+    files, preset = sources(name, variant, tokenizer, revision)
+    if not files:
+        return hub.locate(name, revision=revision)
+    depth = preset.depth if preset else None
+    options = f"{__version__} {preset and preset.name}"
+    return hub.converted(files, options, lambda folder: write(files, folder, preset, depth=depth))
+
+
+def sources(
+    name: str | Path,
+    variant: str | None = None,
+    tokenizer: str | Path | None = None,
+    revision: str | None = None,
+) -> tuple[list[Path], Preset | None]:
+    """The published files behind a name (none for our own folders) and their preset, if known."""
+    path = Path(name)
+    if path.exists():
+        preset = local_preset(variant)
+        files = [path] if path.is_file() else chosen(path, preset)
+    else:
+        preset = PRESETS.get(str(name)) or find_published(str(name), variant)
+        if preset is None or not preset.repo:
+            return [], None
+        files = [hub.fetch(preset.repo, preset.file, revision)]
+        tokenizer = tokenizer or preset.tokenizer_repo
+    if tokenizer is not None and files:
+        files.append(tokenizer_file(tokenizer))
+    return files, preset
+
+
+def local_preset(variant: str | None) -> Preset | None:
+    """What ``variant`` says of a local file: d16 is VAR's, cca-var-d16 is CCA's."""
+    if variant is None:
+        return None
+    return PRESETS.get(variant) or find_published("FoundationVision/var", variant)
+
+
+def chosen(folder: Path, preset: Preset | None) -> list[Path]:
+    """The published files of a folder: the preset's, where they have its names, else all."""
+    if preset is not None and (folder / Path(preset.file).name).is_file():
+        both = (folder / Path(preset.file).name, folder / preset.tokenizer_file)
+        return [file for file in both if file.is_file()]
+    return checkpoint.files_in(folder)
+
+
+def tokenizer_file(tokenizer: str | Path) -> Path:
+    """A local file, or the published tokenizer of a hub id.
+
+    Raises:
+        FileNotFoundError: neither.
+    """
+    if Path(tokenizer).is_file():
+        return Path(tokenizer)
+    published = published_tokenizer(str(tokenizer))
+    if published is None:
+        raise FileNotFoundError(
+            f"no tokenizer file {tokenizer}; give its path, or a hub id that has one, for example "
+            "'FoundationVision/var'"
+        )
+    return hub.fetch(published.tokenizer_repo, published.tokenizer_file)
+
+
+def write(
+    files: Sequence[Path],
+    folder: Path,
+    preset: Preset | None = None,
+    *,
+    depth: int | None = None,
+    scales: Sequence[int] | None = None,
+) -> None:
+    """Converts the transformer and the tokenizer that ``files`` hold between them.
+
+    Raises:
+        FileNotFoundError: one of the two is in none of them. ValueError: weights that do not fit.
+    """
+    layouts = [LAYOUTS[name]() for name in LAYOUTS]
+    layout, weights = checkpoint.find_one(files, layouts, TRANSFORMER)
+    converted = layout.convert(weights, scales=scales, depth=depth)
+    config: Any = converted.config
+    image_tokenizer = tokenizers.convert(files, folder / TOKENIZER, config.scales)
+    transformer = checkpoint.write(layout, converted, folder / TRANSFORMER)
+    index = {
+        "_class_name": "ImageGenerator",
+        "_arimage_version": __version__,
+        TOKENIZER: ["arimage", type(image_tokenizer).__name__],
+        TRANSFORMER: ["arimage", type(transformer).__name__],
+        "sampling": layout.sampling if preset is None else preset.sampling,
+        "class_names": names.of(config.num_classes),
+    }
+    write_json(folder / INDEX, index)
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    variant: str | None = None,
+    tokenizer: str | Path | None = None,
+    scales: Sequence[int] | None = None,
+) -> Path:
+    """Writes a folder that ``ImageGenerator.from_pretrained`` loads; a file that holds a tokenizer
+    alone becomes the folder of a tokenizer.
+
+    Args:
+        source: a published file, a folder of them, a hub id or a preset.
+        target: the folder to write.
+        variant, tokenizer: as ``locate``.
+        scales: sides of the token maps, for files whose schedule is not a published one.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``locate``.
+    """
+    files, preset = sources(source, variant, tokenizer)
+    if not files:
+        raise FileNotFoundError(
+            f"no published files behind {source}; give a checkpoint file, a folder of them, or a "
+            "hub id whose layout is known"
+        )
+    depth = preset.depth if preset else None
+    with new_files(target) as temporary:
+        try:
+            write(files, temporary, preset, depth=depth, scales=scales)
+        except checkpoint.NothingFound as error:
+            if error.kind != TRANSFORMER:
+                raise
+            tokenizers.convert(files, temporary, scales)
+    return Path(target)

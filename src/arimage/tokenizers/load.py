@@ -1,0 +1,75 @@
+"""From a name to the folder of one tokenizer: ours as it is, published files converted once."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from arimage import __version__, checkpoint, hub
+from arimage.files import read_json
+from arimage.pretrained import ArimageModel
+from arimage.registry import unknown_name
+from arimage.tokenizers.registry import LAYOUTS, TOKENIZERS
+from arimage.zoo import VAR_SCHEDULES, published_tokenizer
+
+PART = "image_tokenizer"  # its folder inside a generator's
+
+
+def load_tokenizer(
+    name: str | Path,
+    *,
+    variant: str | None = None,
+    scales: Sequence[int] | None = None,
+    revision: str | None = None,
+    **kwargs: Any,
+) -> Any:
+    """A tokenizer by preset, folder, hub id or published file.
+
+    Args:
+        name: preset, folder, hub id or file.
+        variant: the model of a hub repository whose image size is wanted.
+        scales: sides of the token maps, for published files, which do not say.
+        revision: of a hub repository.
+        kwargs: transformers' own.
+
+    Raises:
+        FileNotFoundError: nothing of that name. ValueError: a file or folder without a tokenizer.
+    """
+    path = Path(name)
+    if not path.exists() and (preset := published_tokenizer(str(name), variant)):
+        path = hub.fetch(preset.tokenizer_repo, preset.tokenizer_file, revision)
+        scales = scales or VAR_SCHEDULES[preset.image_size]
+    folder = path if path.is_file() else hub.locate(name, revision=revision)
+    folder = locate(folder, scales)
+    model_type = str(read_json(folder / "config.json").get("model_type", ""))
+    family = model_type.removeprefix("arimage_")
+    if family not in TOKENIZERS:
+        raise ValueError(f"{folder / 'config.json'}: {unknown_name(PART, family, TOKENIZERS)}")
+    return TOKENIZERS[family].from_pretrained(folder, **kwargs)
+
+
+def locate(path: Path, scales: Sequence[int] | None = None) -> Path:
+    """The folder with the tokenizer's config.json, for a folder or a published file."""
+    for candidate in (path / PART, path):
+        if (candidate / "config.json").is_file():
+            return candidate
+    files = [path] if path.is_file() else checkpoint.files_in(path)
+    if not files:
+        raise FileNotFoundError(
+            f"no {PART}/config.json and no checkpoint in {path}; give the folder or the file of a "
+            "tokenizer"
+        )
+    options = f"{__version__} {PART} {scales and tuple(scales)}"
+    return hub.converted(files, options, lambda target: convert(files, target, scales))
+
+
+def convert(
+    sources: Iterable[Path], target: Path, scales: Sequence[int] | None = None
+) -> ArimageModel:
+    """Writes the tokenizer that is in one of the files; returns it, backed by the file.
+
+    Raises:
+        ValueError: no tokenizer in them, or several.
+    """
+    layouts = [LAYOUTS[name]() for name in LAYOUTS]
+    layout, weights = checkpoint.find_one(sources, layouts, "tokenizer")
+    return checkpoint.write(layout, layout.convert(weights, scales=scales), target)

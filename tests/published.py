@@ -1,0 +1,95 @@
+"""Tiny checkpoints in published layouts, with weights that follow from their names.
+
+``tests/golden/*/README.md`` says where the recorded outputs come from and how a weight is made.
+"""
+
+import functools
+import json
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+GOLDEN = Path(__file__).parent / "golden"
+VAR_CASES = ("var", "var_shared_aln", "var_no_l2norm")
+
+
+def read(name):
+    """A JSON file of the golden folder."""
+    return json.loads((GOLDEN / name).read_text())
+
+
+def drawn(key, seed, shape, mean, std):
+    """Normal numbers that the name of the tensor and the seed decide."""
+    stream = np.random.Generator(np.random.Philox(key=zlib.crc32(key.encode()) + (seed << 32)))
+    return torch.from_numpy(
+        np.float32(mean) + np.float32(std) * stream.standard_normal(shape, dtype=np.float32)
+    )
+
+
+def constant(kind, shape, scales):
+    """The buffers of a VAR file."""
+    levels = torch.repeat_interleave(
+        torch.arange(len(scales)), torch.tensor([side * side for side in scales])
+    )
+    if kind == "levels":
+        return levels.reshape(shape)
+    if kind == "causal":
+        hidden = levels[:, None] < levels[None]
+        return torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf).reshape(shape)
+    return torch.zeros(shape)
+
+
+def state_dict(tensors, seed, scales, checksum):
+    """Published names to tensors; the checksum says whether they are the recorded ones."""
+    made, crc = {}, 0
+    for key, (shape, *how) in tensors.items():
+        shape = [len(scales) if n == "S" else n for n in shape]
+        made[key] = (
+            drawn(key, seed, shape, *how) if len(how) == 2 else constant(*how, shape, scales)
+        )
+        crc = zlib.crc32(made[key].numpy().tobytes(), crc)
+    assert crc == checksum, "numpy draws other numbers than when the outputs were recorded"
+    return made
+
+
+@functools.cache
+def var_case(name):
+    """config, calls, the state dicts ``var`` and ``vae``, and the recorded outputs."""
+    record = read("var/weights.json")
+    case = record["cases"][name]
+    scales = case["config"]["patch_nums"]
+    states = {
+        part: state_dict(tensors, record["seed"], scales, case["crc32"][part])
+        for part, tensors in (("vae", record["vae"]), ("var", case["var"]))
+    }
+    expected = load_file(GOLDEN / "var" / f"{name}.safetensors")
+    expected["image"] = expected["image"].float() / 255 * 2 - 1
+    record = {**case, **states, "name": name, "scales": scales, "expected": expected}
+    return SimpleNamespace(**record)
+
+
+def save_var(name, folder):
+    """Writes the two files of a case under their published names; returns (var, vae)."""
+    case = var_case(name)
+    paths = folder / f"var_d{case.config['depth']}.pth", folder / "vae_ch160v4096z32.pth"
+    torch.save(case.var, paths[0])
+    torch.save(case.vae, paths[1])
+    return paths
+
+
+@functools.cache
+def full_size(name):
+    """Names and meta tensors of a full-size checkpoint."""
+    record = read("var/manifests.json")[name]
+    shapes = {}
+    for key, shape in record["shapes"].items():
+        numbers = range(record["blocks"]) if "*" in key else [0]
+        shapes |= {key.replace("*", str(i)): shape for i in numbers}
+    tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    assert len(tensors) == record["tensors"]
+    assert sum(value.numel() for value in tensors.values()) == record["elements"]
+    return tensors
