@@ -168,6 +168,7 @@ def test_fine_tuning_on_images_equals_fine_tuning_on_their_tokens(tmp_path):
         ("--data DATA --set learning_rte=1", ["learning_rte", "learning_rate"]),
         ("--data DATA --set learning_rate=fast", ["fast", "number"]),
         ("--data DATA --order rastr", ["rastr", "raster"]),
+        ("--data DATA --out DATA/bright/0.png", ["0.png", "file of that name"]),
     ],
 )
 def test_bad_training_input_gets_one_sentence_and_no_file(

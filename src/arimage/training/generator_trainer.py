@@ -1,6 +1,7 @@
 """Tokenizer, tokens, transformer, generator: the whole way from images to a generator."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,31 +58,37 @@ def train_generator(
         KeyError: an unknown order. ValueError: images or labels that do not fit.
     """
     given = {"seed": seed, "progress": progress}
-    tokenizer, first = train_small_tokenizer(
-        order,
-        with_jittered_copies(pixels, class_labels, JITTER, jittered_copies, seed)[0],
-        dataclasses.replace(TOKENIZER_RECIPE, steps=tokenizer_steps, **given),
+    first = dataclasses.replace(TOKENIZER_RECIPE, steps=tokenizer_steps, **given)
+    second = dataclasses.replace(recipe, steps=transformer_steps, **given)
+    classes = {"num_classes": num_classes, "class_names": class_names}
+    copies = {"jittered_copies": jittered_copies, "seed": seed}
+    tokenizer, tokens, learned = train_small_tokenizer(
+        pixels, class_labels, order, first, **classes, **copies
     )
-    tokens = make_tokens(
-        tokenizer,
-        pixels,
-        class_labels,
-        num_classes=num_classes,
-        class_names=class_names,
-        jittered_copies=jittered_copies,
-        seed=seed,
-    )
-    recipe = dataclasses.replace(recipe, steps=transformer_steps, **given)
-    generator, second = train_on_tokens(tokenizer, tokens, recipe, order, settings)
-    return generator, [first, second]
+    generator, history = train_on_tokens(tokenizer, tokens, second, order, settings)
+    return generator, [learned, history]
 
 
 def train_small_tokenizer(
-    order: str, pixels: UInt8[np.ndarray, "n h w 3"], recipe: Recipe
-) -> tuple[ImageTokenizer, History]:
-    """A new tokenizer of the kind that ``order`` needs, trained on images of its size."""
+    pixels: UInt8[np.ndarray, "n h w 3"],
+    class_labels: Int[np.ndarray, " n"],
+    order: str,
+    recipe: Recipe,
+    *,
+    jittered_copies: int = 0,
+    seed: int = 0,
+    **classes: Any,
+) -> tuple[ImageTokenizer, TokenSet, History]:
+    """A new tokenizer of the kind that ``order`` needs, and its tokens of the same images.
+
+    Args:
+        jittered_copies, seed, classes: as of ``make_tokens``.
+    """
+    more, _ = with_jittered_copies(pixels, class_labels, JITTER, jittered_copies, seed)
     tokenizer = small_tokenizer(order, pixels.shape[1], recipe.seed).to(training_device())
-    return train_tokenizer(tokenizer, pixels, recipe)
+    tokenizer, history = train_tokenizer(tokenizer, more, recipe)
+    copies = {"jittered_copies": jittered_copies, "seed": seed}
+    return tokenizer, make_tokens(tokenizer, pixels, class_labels, **copies, **classes), history
 
 
 def train_on_tokens(

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from arimage.files import write_json, write_text
+from arimage.files import new_files, write_json, write_text
 from arimage.generator import ImageGenerator
-from arimage.training.augment import JITTER, with_jittered_copies
 from arimage.training.common import History
 from arimage.training.data import load_folder
 from arimage.training.fine_tune import fine_tune
@@ -69,6 +68,8 @@ def run_training(
     Raises:
         ValueError, KeyError, OSError: input that does not fit; nothing is written.
     """
+    with new_files(out):
+        pass  # a folder that cannot be written is told before training
     if source.start is not None:
         generator, histories, about = _fine_tune(source, recipe)
     elif source.tokens is not None:
@@ -95,16 +96,9 @@ def _from_images(source: Source, recipe: TransformerRecipe) -> Trained:
     steps = source.tokenizer_steps or TOKENIZER_RECIPE.steps
     given = {"steps": steps, "seed": recipe.seed, "progress": recipe.progress}
     first = dataclasses.replace(TOKENIZER_RECIPE, **given)
-    copies = source.jittered_copies
-    more, _ = with_jittered_copies(pixels, labels, JITTER, copies, recipe.seed)
-    tokenizer, learned = train_small_tokenizer(order, more, first)
-    tokens = make_tokens(
-        tokenizer,
-        pixels,
-        labels,
-        class_names=names,
-        jittered_copies=copies,
-        seed=recipe.seed,
+    copies = {"jittered_copies": source.jittered_copies, "seed": recipe.seed}
+    tokenizer, tokens, learned = train_small_tokenizer(
+        pixels, labels, order, first, class_names=names, **copies
     )
     generator, history = train_on_tokens(tokenizer, tokens, recipe, order)
     about = {"tokenizer": describe(first), "data": tokens.describe()}
