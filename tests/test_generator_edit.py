@@ -108,6 +108,16 @@ def test_an_edited_image_does_not_depend_on_its_batch(generators, name, order):
 
 
 @pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_it_works_in_half_precision(name, order):
+    generator = make_generator(name, order, guidance_scale=2.0)
+    generator.transformer.to(torch.bfloat16)
+    generator.tokenizer.to(torch.bfloat16)
+    known = generator.known(pictures(generator), LOWER)
+    output = edit(generator, LOWER)
+    assert torch.equal(output.ids[known.mask], known.ids[known.mask])
+
+
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
 def test_seed_and_label_matter_where_it_is_drawn(generators, name, order):
     generator = generators(name, order)
     base = edit(generator, LOWER).ids

@@ -224,8 +224,8 @@ class ImageGenerator:
         draws = read_masks(masks, sizes)
         size = self.plan() if batch_size is None else check_batch_size(batch_size)
         parts = (pixels[i : i + size] for i in range(0, len(pixels), size))
-        device = self.tokenizer.device
-        ids = torch.cat([self.tokenizer.encode(from_pixels(p).to(device)) for p in parts])
+        images = (from_pixels(p).to(self.tokenizer.device, self.tokenizer.dtype) for p in parts)
+        ids = torch.cat([self.tokenizer.encode(batch) for batch in images])
         return known_tokens(ids, draws, self.tokenizer.slots)
 
     def batches(

@@ -85,7 +85,7 @@ class ImageTokenizer(ArimageModel):
 
     @property
     def full_channels(self) -> int:
-        """Channels of the widest map of the image's size inside the networks."""
+        """Channels of the widest full-size map inside the networks; a guess unless overridden."""
         return 128
 
     @property
