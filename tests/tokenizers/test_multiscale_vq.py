@@ -110,3 +110,13 @@ def test_the_number_of_phi_is_positive():
     with pytest.raises(ValueError) as caught:
         MultiScaleVQConfig(num_phi=0)
     assert "got num_phi 0; expected an integer >= 1" in sentence(caught)
+
+
+def test_a_learned_codebook_gets_its_gradient_from_the_canvas():
+    tokenizer = make_tokenizer("multiscale_vq", "vq_learned").train()
+    images = make_images(tokenizer, 4)
+    tokenizer(images)[1].loss.backward()
+    codebook = tokenizer.quantizer.inner.weight
+    used = tokenizer.encode(images).unique()
+    assert (codebook.grad[used].abs().sum(-1) > 0).all()
+    assert codebook.grad.abs().sum(-1).count_nonzero() <= len(used)
