@@ -13,7 +13,7 @@ from tiny import sentence
 
 from arimage import checkpoint, convert, hub
 from arimage.ar.convert.var import VARLayout
-from arimage.cli import main
+from arimage.cli import main, parse_scales
 from arimage.generator import ImageGenerator
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.zoo import PRESETS, VAR_SCHEDULES
@@ -344,3 +344,10 @@ def test_labels_of_a_published_model(files):
         with pytest.raises(ValueError) as caught:
             generator([label], seeds=0)
         assert words in sentence(caught)
+
+
+def test_scales_on_the_command_line():
+    assert parse_scales("1, 2,4") == [1, 2, 4]
+    with pytest.raises(ValueError) as caught:
+        parse_scales("1,x")
+    assert "got scales '1,x'" in sentence(caught)

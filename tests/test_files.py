@@ -3,7 +3,7 @@
 import pytest
 from tiny import sentence
 
-from arimage.files import new_file, new_files, read_json, write_json, write_text
+from arimage.files import new_file, new_files, new_folder, read_json, write_json, write_text
 
 
 class Interrupted(Exception):
@@ -81,3 +81,22 @@ def test_a_broken_json_file_is_told_with_its_place(tmp_path, text):
     with pytest.raises(ValueError) as caught:
         read_json(path)
     assert str(path) in sentence(caught)
+
+
+def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(Interrupted):
+        write_half(new_folder(tmp_path / "a"), lambda temporary: temporary / "x")
+    assert list(tmp_path.iterdir()) == []
+    with new_folder(tmp_path / "a") as temporary:
+        (temporary / "x").write_text("1")
+        assert not (tmp_path / "a").exists()
+    assert (tmp_path / "a" / "x").read_text() == "1"
+
+
+def test_the_first_of_two_processes_wins(tmp_path):
+    with new_folder(tmp_path / "a") as temporary:
+        (temporary / "x").write_text("late")
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "x").write_text("early")
+    assert (tmp_path / "a" / "x").read_text() == "early"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -269,3 +269,46 @@ def test_class_names_for_another_number_of_classes_are_told():
     with pytest.raises(ValueError) as caught:
         ImageGenerator(make_tokenizer("vq"), make_model("llama", "raster"), class_names=["a"])
     assert "got 1 class names for 3 classes" in sentence(caught)
+
+
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_labels_are_drawn_for_seeds(generators, name, order):
+    generator = generators(name, order)
+    seeds = list(range(12))
+    drawn = generator(None, seeds=seeds, batch_size=5)
+    assert len(set(drawn.class_labels)) > 1
+    given = generator(drawn.class_labels, seeds=seeds, batch_size=5)
+    assert torch.equal(drawn.ids, given.ids)
+    alone = generator(None, seeds=[7])
+    assert alone.class_labels == drawn.class_labels[7:8]
+
+
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_one_stream_for_all_images_is_for_one_batch(generators, name, order):
+    generator = generators(name, order)
+    settings = {"rng": "reference", "output_type": "pixels"}
+    first, again = (generator([0, 1, 2], seeds=4, **settings) for _ in range(2))
+    assert first.seeds == [4, 4, 4]
+    assert torch.equal(first.ids, again.ids)
+    assert not torch.equal(first.ids, generator([0, 1, 2], seeds=5, **settings).ids)
+    for arguments, words in (
+        ({"seeds": 4, "batch_size": 2}, "got 3 images and batch_size 2"),
+        ({"seeds": [1, 2, 3]}, "has one stream for all images"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            generator([0, 1, 2], **arguments, **settings)
+        assert words in sentence(caught)
+
+
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_mixed_codes_are_for_models_that_read_the_canvas(generators, name, order):
+    generator = generators(name, order)
+    if not generator.order().mixes:
+        with pytest.raises(ValueError) as caught:
+            generator([0], seeds=0, more_smooth=True)
+        assert "this transformer reads ids" in sentence(caught)
+        return
+    assert an_image_is_named_by_its_seed(generator, more_smooth=True)
+    *_, mixed = generator.sample([0, 1], 0, more_smooth=True)
+    *_, plain = generator.sample([0, 1], 0)
+    assert not torch.allclose(mixed.canvas, plain.canvas)

@@ -102,13 +102,21 @@ from arimage import ImageGenerator
 
 ids = ImageGenerator.from_pretrained("me/toy")([3], seeds=[1]).ids.tolist()
 again = ImageGenerator.from_pretrained("me/toy", revision=SHA)([3], seeds=[1]).ids.tolist()
+from arimage import hub
+index = json.loads(hub.fetch("me/toy", "model_index.json", SHA).read_text())
+try:
+    hub.fetch("me/toy", "nothing.pth", SHA)
+    absent = ""
+except FileNotFoundError as error:
+    absent = str(error)
 try:
     ImageGenerator.from_pretrained("me/missing")
     missing = ""
 except FileNotFoundError as error:
     missing = str(error)
 opened = any("evil.bin" in path for path in asked)
-print(json.dumps({"ids": ids, "again": again, "missing": missing, "opened": opened}))
+record = {"index": index, "absent": absent}
+print(json.dumps({**record, "ids": ids, "again": again, "missing": missing, "opened": opened}))
 """
 
 
@@ -129,4 +137,6 @@ def test_a_hub_repository_loads_and_its_pickles_are_left_alone(tmp_path):
     expected = ImageGenerator.from_pretrained("digits-var")([3], seeds=[1]).ids.tolist()
     assert record["ids"] == record["again"] == expected
     assert "me/missing" in record["missing"]
+    assert record["index"]["_class_name"] == "ImageGenerator"
+    assert "the file nothing.pth of the hub repository me/toy" in record["absent"]
     assert not record["opened"]

@@ -81,3 +81,9 @@ def test_nothing_is_imported_before_it_is_asked_for():
     assert list(registry) == ["lazy"]
     with pytest.raises(ModuleNotFoundError):
         registry["lazy"]
+
+
+def test_a_long_list_of_names_is_counted_instead():
+    text = unknown_name("class", "tenhc", [f"name {i}" for i in range(500)] + ["tench"])
+    assert "Did you mean 'tench'" in text
+    assert text.endswith("Known: 501 names")

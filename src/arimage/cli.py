@@ -272,8 +272,20 @@ def convert(
     """Turn published checkpoint files into a folder of safetensors."""
     from arimage.convert import convert as run
 
-    sides = None if scales is None else [int(side) for side in scales.split(",")]
+    sides = None if scales is None else parse_scales(scales)
     typer.echo(f"saved: {run(source, target, variant=variant, tokenizer=tokenizer, scales=sides)}")
+
+
+def parse_scales(text: str) -> list[int]:
+    """ "1,2,3" to sides.
+
+    Raises:
+        ValueError: anything else.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise ValueError(f"got scales {text!r}; give sides of token maps, for example 1,2,3")
+    return [int(part) for part in parts]
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Draws follow the exact softmax in float64, and nothing of probability zero is ever drawn."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,3 +201,17 @@ def test_a_setting_out_of_range_is_told(setting, value, expected):
     with pytest.raises(ValueError) as caught:
         Categorical(**{setting: value})
     assert f"got {setting} {value}; expected {expected}" in sentence(caught)
+
+
+def test_soft_choices_sum_to_one_sharpen_and_never_hold_what_is_truncated():
+    sampler = Categorical(top_k=3, more_smooth=True)
+    first, last = (replace(any_step(400), index=index, num_steps=7) for index in (0, 6))
+    noise = [PerImageNoise([i], "cpu") for i in (1, 2)]
+    soft, sharp = (
+        sampler(LOGITS.expand(1, 400, -1), step, stream)
+        for step, stream in zip((first, last), noise, strict=True)
+    )
+    for draw in (soft, sharp):
+        assert torch.allclose(draw.weights.sum(-1), torch.ones(1, 400))
+        assert ((draw.weights > 0).sum(-1) <= 3).all()
+    assert soft.weights.max(-1).values.mean() < sharp.weights.max(-1).values.mean() - 0.02

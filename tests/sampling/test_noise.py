@@ -7,7 +7,8 @@ from scipy.stats import kstest
 from tiny import sentence
 
 from arimage.ar.base import Noise
-from arimage.sampling.noise import PerImageNoise
+from arimage.sampling.noise import PerImageNoise, ReferenceNoise, make_seeds
+from arimage.sampling.registry import NOISES
 
 SEEDS = [5, 0, 2**63 - 1]
 
@@ -31,6 +32,7 @@ DRAWS = {
     "uniform": lambda noise: noise.uniform(9),
     "gumbel": lambda noise: noise.gumbel(9),
     "choose": lambda noise: noise.choose(torch.full((noise.batch, 9, 100), 0.01)),
+    "labels": lambda noise: torch.tensor(noise.labels(10**9)),
 }
 
 
@@ -39,7 +41,7 @@ def test_a_seed_names_a_stream(name):
     assert streams_are_independent(PerImageNoise, DRAWS[name])
 
 
-@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize("name", ["uniform", "gumbel", "choose"])
 def test_a_shared_stream_does_not(name):
     assert not streams_are_independent(SharedNoise, DRAWS[name])
 
@@ -86,5 +88,76 @@ def test_a_seed_out_of_range_is_told(seed):
     assert f"got seed {seed}; expected an integer from 0" in sentence(caught)
 
 
-def test_it_is_what_an_order_and_a_sampler_ask_for():
-    assert isinstance(PerImageNoise([0], "cpu"), Noise)
+@pytest.mark.parametrize("name", NOISES)
+def test_it_is_what_an_order_and_a_sampler_ask_for(name):
+    assert isinstance(NOISES[name]([0], "cpu"), Noise)
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_every_kind_repeats_and_draws_within_range(name):
+    probabilities = torch.tensor([0.0, 0.5, 0.0, 0.5]).expand(2, 1000, 4)
+    first, again = (NOISES[name]([3, 3], "cpu").choose(probabilities) for _ in range(2))
+    assert torch.equal(first, again)
+    assert first.shape == (2, 1000)
+    assert set(first.unique().tolist()) == {1, 3}
+    assert 400 < (first[0] == 1).sum() < 600
+    labels = NOISES[name]([5] * 50, "cpu").labels(7)
+    assert len(labels) == 50
+    assert all(0 <= label < 7 for label in labels)
+    assert kstest(NOISES[name]([4], "cpu").gumbel(20_000)[0].numpy(), "gumbel_r").pvalue > 1e-3
+
+
+def test_drawing_labels_leaves_the_other_draws_of_an_image_alone():
+    noise = PerImageNoise(SEEDS, "cpu")
+    noise.labels(10)
+    assert torch.equal(noise.uniform(9), PerImageNoise(SEEDS, "cpu").uniform(9))
+
+
+def test_reference_draws_are_those_of_torch_multinomial():
+    torch.manual_seed(0)
+    probabilities = torch.randn(3, 5, 40).softmax(-1)
+    stream = torch.Generator().manual_seed(11)
+    labels = torch.multinomial(torch.ones(10), 3, replacement=True, generator=stream)
+    drawn = [
+        torch.multinomial(probabilities.view(-1, 40), 1, replacement=True, generator=stream)
+        for _ in range(3)
+    ]
+    noise = ReferenceNoise([11] * 3, "cpu")
+    assert noise.labels(10) == labels.tolist()
+    ours = [noise.choose(probabilities).view(-1, 1) for _ in range(3)]
+    assert all(torch.equal(a, b) for a, b in zip(ours, drawn, strict=True))
+    unlabelled = ReferenceNoise([11] * 3, "cpu").choose(probabilities).view(-1, 1)
+    assert not torch.equal(unlabelled, ours[0])
+
+
+def test_the_reference_stream_takes_one_seed():
+    with pytest.raises(ValueError) as caught:
+        ReferenceNoise([1, 2], "cpu")
+    assert "got seeds [1, 2]" in sentence(caught)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "count", "shared", "expected"),
+    [
+        (3, 2, False, [3, 4]),
+        (3, 2, True, [3, 3]),
+        ([5, 1], 2, False, [5, 1]),
+        ([5, 5], 2, True, [5, 5]),
+        ([5, 1], None, False, [5, 1]),
+    ],
+)
+def test_seeds(seeds, count, shared, expected):
+    assert make_seeds(seeds, count, shared=shared) == expected
+
+
+def test_fresh_seeds():
+    first, again = make_seeds(None, 4), make_seeds(None, 4)
+    assert len(set(first + again)) == 8
+    assert len(set(make_seeds(None, 4, shared=True))) == 1
+
+
+@pytest.mark.parametrize("seeds", [None, 3])
+def test_without_labels_the_seeds_are_counted(seeds):
+    with pytest.raises(ValueError) as caught:
+        make_seeds(seeds, None)
+    assert f"got no class labels and seeds {seeds}" in sentence(caught)

@@ -14,6 +14,7 @@ SETTINGS = [
     Settings(guidance_scale=3.0, guidance_schedule="linear", temperature=0.0, top_k=5, top_p=0.5),
     Settings(guidance_schedule=PowerCosine(2.75), num_steps=4, sampler="argmax"),
     Settings(guidance_schedule=Interval(1, None)),
+    Settings(more_smooth=True, rng="reference"),
     *(
         Settings(guidance_schedule=SCHEDULES[name](**options))
         for name in SCHEDULES
@@ -41,6 +42,9 @@ def test_settings_make_every_sampler_with_its_options(name):
         ({"guidance_schedule": {"name": "interval", "fist": 1}}, "Did you mean 'first'"),
         ({"guidance_schedule": {"first": 1}}, "unknown guidance schedule ''"),
         ({"top_k": 0}, "got top_k 0"),
+        ({"rng": "refrence"}, "unknown rng 'refrence'. Did you mean 'reference'"),
+        ({"more_smooth": True, "sampler": "argmax"}, "greedy sampling draws none"),
+        ({"more_smooth": True, "temperature": 0.0}, "greedy sampling draws none"),
     ],
 )
 def test_settings_that_cannot_be_read_are_told(record, message):

@@ -110,3 +110,63 @@ def test_the_number_of_phi_is_positive():
     with pytest.raises(ValueError) as caught:
         MultiScaleVQConfig(num_phi=0)
     assert "got num_phi 0; expected an integer >= 1" in sentence(caught)
+
+
+def test_a_learned_codebook_gets_its_gradient_from_the_canvas():
+    tokenizer = make_tokenizer("multiscale_vq", "vq_learned").train()
+    images = make_images(tokenizer, 4)
+    tokenizer(images)[1].loss.backward()
+    codebook = tokenizer.quantizer.inner.weight
+    used = tokenizer.encode(images).unique()
+    assert (codebook.grad[used].abs().sum(-1) > 0).all()
+    assert codebook.grad.abs().sum(-1).count_nonzero() <= len(used)
+
+
+GRIDS = ((1, 1), (2, 3), (3, 3), (4, 7))
+
+
+def by_hand(tokenizer, images, phi):
+    """The published recursion written out: (ids, canvas) for GRIDS."""
+    rest = tokenizer.encode_latents(images)
+    canvas, ids = torch.zeros_like(rest), []
+    codebook = tokenizer.lookup(torch.arange(tokenizer.config.vocab_size)[None])[0]
+    for scale, grid in enumerate(GRIDS):
+        small = F.adaptive_avg_pool2d(rest, grid).permute(0, 2, 3, 1).flatten(1, 2)
+        ids.append(torch.cdist(small, codebook[None]).argmin(-1))
+        codes = codebook[ids[-1]].transpose(1, 2).unflatten(2, grid)
+        if scale < len(GRIDS) - 1:
+            codes = F.interpolate(codes, GRIDS[-1], mode="bicubic")
+        added = tokenizer.phi[phi[scale]](codes)
+        canvas, rest = canvas + added, rest - added
+    return torch.cat(ids, 1), canvas
+
+
+@torch.no_grad()
+def test_rectangular_images_and_other_sizes():
+    tokenizer = make_tokenizer("multiscale_vq", "vq_learned")
+    native = tokenizer.slots
+    wide = tokenizer.at(GRIDS)
+    images = F.interpolate(make_images(tokenizer, 2), (16, 28), mode="bilinear")
+    ids, canvas = by_hand(tokenizer, images, phi_index(4, 2))
+    assert torch.equal(wide.encode(images), ids)
+    assert torch.allclose(wide.canvas_of(ids), canvas, atol=1e-5)
+    assert wide.reconstruct(images).shape == images.shape
+    assert not torch.allclose(by_hand(tokenizer, images, [0] * 4)[1], canvas, atol=1e-2)
+    assert tokenizer.slots == native
+    same = tokenizer.at(native.grids)
+    square = make_images(tokenizer, 2)
+    assert torch.equal(same.encode(square), tokenizer.encode(square))
+
+
+@pytest.mark.parametrize("grids", [(), ((2, 2), (2, 2)), ((2, 3), (3, 2)), ((3, 3), (2, 2))])
+def test_maps_that_do_not_grow_are_told(grids):
+    with pytest.raises(ValueError) as caught:
+        make_tokenizer("multiscale_vq").at(grids)
+    assert "expected growing (height, width)" in sentence(caught)
+
+
+def test_an_image_of_another_size_than_the_maps_is_told():
+    tokenizer = make_tokenizer("multiscale_vq").at(GRIDS)
+    with pytest.raises(ValueError) as caught:
+        tokenizer.encode(torch.zeros(1, 3, 16, 16))
+    assert "takes 16 x 28" in sentence(caught)

@@ -170,12 +170,13 @@ class ImageTokenizer(ArimageModel):
         return self.decode_canvas(encoding.codes), encoding
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises ValueError unless the images have the tokenizer's native size."""
-        size = self.config.image_size
-        if (height, width) != (size, size):
+        """Raises ValueError unless the images have the size of the last token map."""
+        factor = self.config.downsample_factor
+        rows, columns = (side * factor for side in self.slots.grids[-1])
+        if (height, width) != (rows, columns):
             raise ValueError(
-                f"got images of {height} x {width} pixels; this tokenizer takes {size} x {size}: "
-                "resize or crop them first"
+                f"got images of {height} x {width} pixels; this tokenizer takes {rows} x {columns}"
+                ": resize or crop them first"
             )
 
     def check_ids(self, ids: Int[Tensor, "b slots"]) -> None:

@@ -5,6 +5,9 @@ Token maps from coarse to fine; each codes what the coarser ones left over. The 
 convolution ``phi``. Behaviour: FoundationVision/VAR@78b9539 models/quant.py.
 """
 
+import copy
+import itertools
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -84,13 +87,37 @@ class MultiScaleVQTokenizer(ConvTokenizer):
         self.phi = nn.ModuleList(
             Phi(config.code_dim, config.phi_ratio) for _ in range(config.num_phi)
         )
-        self.phi_of_scale = phi_index(len(config.scales), config.num_phi)
+        self._set_grids(square_grids(config.scales))
         self.post_init()
 
     @property
     def slots(self) -> SlotTable:
         """One token map per scale."""
-        return SlotTable(square_grids(self.config.scales))
+        return SlotTable(self._grids)
+
+    def at(self, grids: Sequence[tuple[int, int]]) -> "MultiScaleVQTokenizer":
+        """The same weights over other token maps, (height, width) each: images of another size.
+
+        The phi of a scale depends on its place among the scales, so another number of scales is
+        another model to the decoder. The result shares everything and is not for saving.
+
+        Raises:
+            ValueError: maps that do not grow.
+        """
+        grids = tuple((int(height), int(width)) for height, width in grids)
+        pairs = itertools.pairwise(grids)
+        if not grids or any(b == a or b[0] < a[0] or b[1] < a[1] for a, b in pairs):
+            raise ValueError(
+                f"got grids {list(grids)}; expected growing (height, width) that end with the "
+                f"image size divided by {self.config.downsample_factor}"
+            )
+        other = copy.copy(self)
+        other._set_grids(grids)
+        return other
+
+    def _set_grids(self, grids: tuple[tuple[int, int], ...]) -> None:
+        self._grids = grids
+        self.phi_of_scale = phi_index(len(grids), self.config.num_phi)
 
     def quantize(self, latents: Float[Tensor, "b c h w"]) -> Encoding:
         """Codes the residual scale by scale; loss as in VAR's training forward.
