@@ -7,6 +7,7 @@ from scipy.stats import kstest
 from tiny import sentence
 
 from arimage.ar.base import Noise
+from arimage.sampling.labels import count_images
 from arimage.sampling.noise import PerImageNoise, ReferenceNoise, make_seeds
 from arimage.sampling.registry import NOISES
 
@@ -143,7 +144,6 @@ def test_the_reference_stream_takes_one_seed():
         (3, 2, True, [3, 3]),
         ([5, 1], 2, False, [5, 1]),
         ([5, 5], 2, True, [5, 5]),
-        ([5, 1], None, False, [5, 1]),
     ],
 )
 def test_seeds(seeds, count, shared, expected):
@@ -156,8 +156,14 @@ def test_fresh_seeds():
     assert len(set(make_seeds(None, 4, shared=True))) == 1
 
 
+def test_images_are_counted_by_labels_a_count_or_a_list_of_seeds():
+    assert count_images(3, None, None) == 3
+    assert count_images(None, 4, None) == 4
+    assert count_images(None, None, [5, 1]) == 2
+
+
 @pytest.mark.parametrize("seeds", [None, 3])
-def test_without_labels_the_seeds_are_counted(seeds):
+def test_without_labels_and_count_one_seed_says_too_little(seeds):
     with pytest.raises(ValueError) as caught:
-        make_seeds(seeds, None)
-    assert f"got no class labels and seeds {seeds}" in sentence(caught)
+        count_images(None, None, seeds)
+    assert "neither class_labels nor count" in sentence(caught)
