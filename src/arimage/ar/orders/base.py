@@ -88,10 +88,15 @@ class Order(ABC):
 
     def commit(self, state: State, step: Step, draw: Draw, noise: Noise) -> State:
         """The state after ``draw``: given tokens win over drawn ones, then the codes are fused."""
-        ids, slots = draw.ids, step.slots
+        slots, given = step.slots, None
+        ids = draw.ids
         if state.known is not None:
-            ids = torch.where(state.known.mask[:, slots], state.known.ids[:, slots], ids)
-        codes = self.fuser.lookup(ids) if draw.weights is None else self.mixed(draw.weights)
+            given = state.known.mask[:, slots]
+            ids = torch.where(given, state.known.ids[:, slots], ids)
+        codes = self.fuser.lookup(ids)
+        if draw.weights is not None:
+            mixed = self.mixed(draw.weights)
+            codes = mixed if given is None else torch.where(given.unsqueeze(-1), codes, mixed)
         canvas = self.fuser.fuse(state.canvas, step.scale, slots, codes)
         chosen = state.ids.index_copy(1, slots, ids)
         return dataclasses.replace(state, ids=chosen, canvas=canvas, step=state.step + 1)
