@@ -12,7 +12,7 @@ from tiny import TINY_SAMPLERS, entry, sentence, softmax64
 from arimage.ar.base import Step
 from arimage.sampling.noise import PerImageNoise
 from arimage.sampling.registry import SAMPLERS
-from arimage.sampling.samplers.categorical import Categorical, keep_top_k, keep_top_p
+from arimage.sampling.samplers.categorical import Categorical, truncate
 
 DRAWS = 100_000
 P_VALUE = 1e-3
@@ -154,8 +154,8 @@ def test_a_tiny_temperature_is_argmax_too(temperature):
 
 def test_ties_with_the_kth_logit_stay():
     logits = torch.tensor([[[1.0, 3.0, 2.0, 2.0, 0.0]]])
-    assert keep_top_k(logits, 2)[0, 0].isfinite().tolist() == [False, True, True, True, False]
-    assert keep_top_k(logits, 1)[0, 0].isfinite().tolist() == [False, True, False, False, False]
+    assert truncate(logits, 2, None)[0, 0].isfinite().tolist() == [False, True, True, True, False]
+    assert truncate(logits, 1, None)[0, 0].isfinite().tolist() == [False, True, False, False, False]
 
 
 def test_top_k_above_the_vocabulary_is_off():
@@ -170,7 +170,7 @@ def test_top_k_above_the_vocabulary_is_off():
 )
 def test_the_nucleus_is_the_smallest_set_that_reaches_p(p, kept):
     probabilities = torch.tensor([[[0.125, 0.5, 0.125 - 2**-10, 0.25, 2**-10]]])
-    nucleus = keep_top_p(probabilities, p)[0, 0]
+    nucleus = truncate(probabilities.log(), None, p).softmax(-1)[0, 0]
     order = probabilities[0, 0].argsort(descending=True)
     assert (nucleus > 0).nonzero().flatten().sort().values.equal(order[:kept].sort().values)
     assert nucleus.sum().item() == pytest.approx(1)
@@ -180,7 +180,7 @@ def test_the_nucleus_is_the_smallest_set_that_reaches_p(p, kept):
 
 
 def test_ties_with_the_last_of_the_nucleus_stay():
-    nucleus = keep_top_p(torch.tensor([[[0.25, 0.4, 0.25, 0.1]]]), 0.5)[0, 0]
+    nucleus = truncate(torch.tensor([[[0.25, 0.4, 0.25, 0.1]]]).log(), None, 0.5).softmax(-1)[0, 0]
     assert (nucleus > 0).tolist() == [True, True, True, False]
 
 
@@ -215,3 +215,19 @@ def test_soft_choices_sum_to_one_sharpen_and_never_hold_what_is_truncated():
         assert torch.allclose(draw.weights.sum(-1), torch.ones(1, 400))
         assert ((draw.weights > 0).sum(-1) <= 3).all()
     assert soft.weights.max(-1).values.mean() < sharp.weights.max(-1).values.mean() - 0.02
+
+
+@pytest.mark.parametrize(
+    ("k", "p"), [(1, 0.5), (5, 0.3), (20, 0.9), (63, 0.99), (64, 0.9), (200, 0.7)]
+)
+def test_sorting_k_logits_is_as_good_as_sorting_all(k, p):
+    logits = torch.randn(3, 7, 64, generator=torch.Generator().manual_seed(k)).round(decimals=1)
+    masked = truncate(logits, k, None)
+    ordered = masked.softmax(-1).double().sort(-1, descending=True)
+    inside = ordered.values.cumsum(-1) - ordered.values < p
+    least = (
+        masked.gather(-1, ordered.indices).masked_fill(~inside, torch.inf).amin(-1, keepdim=True)
+    )
+    assert torch.equal(truncate(logits, k, p).isfinite(), masked >= least)
+    if p < 0.95:
+        assert not torch.equal(truncate(logits, k, p).isfinite(), masked.isfinite()) or k == 1

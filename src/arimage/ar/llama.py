@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from arimage.ar.base import UNKNOWN, Backbone, BackboneConfig, Cache, Context, Step
 from arimage.ar.layers import (
+    Linear,
     ResidualDropout,
     RMSNorm,
     SwiGLU,
@@ -63,8 +64,8 @@ class Block(nn.Module):
         width = config.width
         self.layer, self.heads = layer, config.num_heads
         self.attention_norm = RMSNorm(width, config.norm_eps)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.project = nn.Linear(width, width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
+        self.project = Linear(width, width, bias=False)
         self.mlp_norm = RMSNorm(width, config.norm_eps)
         self.mlp = SwiGLU(width, config.mlp_hidden)
         self.dropout = ResidualDropout(config.dropout)
@@ -99,7 +100,7 @@ class LlamaModel(Backbone):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
         self.norm = RMSNorm(config.width, config.norm_eps)
-        self.output = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.output = Linear(config.width, config.vocab_size, bias=False)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=INIT_STD)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arimage.ar.base import Backbone, BackboneConfig, Cache, Context, Step
-from arimage.ar.layers import MLP, ResidualDropout, attend, split_heads
+from arimage.ar.layers import MLP, Linear, ResidualDropout, attend, linear, split_heads
 from arimage.pretrained import strict
 from arimage.shapes import Float, Int
 from arimage.slots import SlotTable, square_grids
@@ -70,13 +70,13 @@ class Block(nn.Module):
         width = config.width
         self.layer, self.heads, self.qk_norm = layer, config.num_heads, config.qk_norm
         self.eps = config.norm_eps
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
         if config.qk_norm:
             start = torch.full((config.num_heads, 1, 1), math.log(START_SCALE))
             self.log_scale = nn.Parameter(start)
-        self.project = nn.Linear(width, width)
+        self.project = Linear(width, width)
         self.mlp = MLP(width, round(config.mlp_ratio * width))
         self.dropout = ResidualDropout(config.dropout)
 
@@ -99,7 +99,7 @@ class Block(nn.Module):
     ) -> Float[Tensor, "r m width"]:
         """Self-attention; keys have no bias."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        q, k, v = F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
+        q, k, v = linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
         scale = PLAIN_SCALE * q.shape[-1] ** -0.5
         if self.qk_norm:
@@ -121,19 +121,17 @@ class VARModel(Backbone):
         width = config.width
         self.class_embedding = nn.Embedding(config.num_classes + 1, width)
         self.start = nn.Parameter(torch.zeros(1, 1, width))
-        self.code_embedding = nn.Linear(config.code_dim, width)
+        self.code_embedding = Linear(config.code_dim, width)
         self.position_embedding = nn.Embedding(self.slots.num_slots, width)
         self.scale_embedding = nn.Embedding(len(config.scales), width)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
         if config.shared_adaln:
-            self.shared_modulation = nn.Linear(width, 6 * width)
+            self.shared_modulation = Linear(width, 6 * width)
             self.modulation = nn.Parameter(torch.zeros(config.depth, 6, width))
         else:
-            self.modulations = nn.ModuleList(
-                nn.Linear(width, 6 * width) for _ in range(config.depth)
-            )
-        self.out_modulation = nn.Linear(width, 2 * width)
-        self.output = nn.Linear(width, config.vocab_size)
+            self.modulations = nn.ModuleList(Linear(width, 6 * width) for _ in range(config.depth))
+        self.out_modulation = Linear(width, 2 * width)
+        self.output = Linear(width, config.vocab_size)
         initialize(self)
         self.post_init()
 

@@ -61,27 +61,29 @@ class Categorical(Sampler):
         """The truncated and renormalised softmax that is drawn from."""
         largest = logits.amax(-1, keepdim=True)
         scaled = (logits - largest).float() / max(self.temperature, SMALLEST)
-        if self.top_k is not None and self.top_k < logits.shape[-1]:
-            scaled = keep_top_k(scaled, self.top_k)
-        probabilities = scaled.softmax(-1)
-        if self.top_p is not None and self.top_p < 1:
-            probabilities = keep_top_p(probabilities, self.top_p)
-        return probabilities
+        return truncate(scaled, self.top_k, self.top_p).softmax(-1)
 
 
-def keep_top_k(logits: Float[Tensor, "b n v"], k: int) -> Float[Tensor, "b n v"]:
-    """-inf below the k-th largest logit; ties with it stay."""
-    threshold = logits.topk(k, dim=-1).values[..., -1:]
-    return logits.masked_fill(logits < threshold, -torch.inf)
+def truncate(
+    logits: Float[Tensor, "b n v"], top_k: int | None, top_p: float | None
+) -> Float[Tensor, "b n v"]:
+    """-inf outside the top k and, of these, the nucleus; what ties with the last of either stays.
 
-
-def keep_top_p(probabilities: Float[Tensor, "b n v"], p: float) -> Float[Tensor, "b n v"]:
-    """Zero outside the nucleus, renormalised; a token stays if those before it hold less than p."""
-    ordered = probabilities.sort(-1, descending=True).values.double()
-    before = ordered.cumsum(-1) - ordered
-    smallest = ordered.masked_fill(before >= p, torch.inf).amin(-1, keepdim=True)
-    kept = probabilities.masked_fill(probabilities.double() < smallest, 0)
-    return kept / kept.sum(-1, keepdim=True)
+    A token is in the nucleus if those before it hold less than ``top_p``. With ``top_k`` only k
+    logits are sorted, not the vocabulary.
+    """
+    some = top_k is not None and top_k < logits.shape[-1]
+    nucleus = top_p is not None and top_p < 1
+    if not some and not nucleus:
+        return logits
+    ordered = logits.topk(top_k).values if some else logits.sort(-1, descending=True).values
+    logits = logits.masked_fill(logits < ordered[..., -1:], -torch.inf)
+    if nucleus:
+        mass = (ordered - logits.logsumexp(-1, keepdim=True)).exp().double()
+        outside = mass.cumsum(-1) - mass >= top_p
+        least = ordered.masked_fill(outside, torch.inf).amin(-1, keepdim=True)
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    return logits
 
 
 def gumbel_softmax(
