@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from arimage.ar.base import drop_labels, may_see
-from arimage.ar.layers import RMSNorm, SwiGLU, rotary_2d, rotate
+from arimage.ar.layers import Linear, RMSNorm, SwiGLU, linear, rotary_2d, rotate
 
 CPU = torch.device("cpu")
 
@@ -100,3 +100,29 @@ def test_labels_are_dropped_at_the_rate(rate):
     assert torch.equal(dropped[~hidden], labels[~hidden])
     assert dropped.dtype == labels.dtype
     assert labels.max() == 9
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 1), (3, 7), (2, 3, 130)], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_both_backends_of_linear_agree(shape, bias):
+    layer = Linear(24, 40, bias=bias)
+    x = torch.randn(*shape, 24)
+    with torch.no_grad():
+        plain = linear(x, layer.weight, layer.bias, backend="torch")
+        fast = linear(x, layer.weight, layer.bias, backend="onednn")
+        assert torch.equal(layer(x), fast)
+        strided = x.transpose(0, -1).contiguous().transpose(0, -1)
+        assert torch.allclose(linear(strided, layer.weight, layer.bias), plain, atol=1e-5)
+    assert fast.shape == plain.shape == (*shape, 40)
+    assert torch.allclose(fast, plain, atol=1e-5)
+    assert not torch.allclose(linear(x + 0.1, layer.weight, layer.bias, "onednn"), plain, atol=1e-3)
+
+
+def test_gradients_go_through_the_plain_product():
+    layer = Linear(6, 4)
+    x = torch.randn(3, 6)
+    layer(x).square().sum().backward()
+    assert layer.weight.grad.abs().sum() > 0
+    half = Linear(6, 4).to(torch.bfloat16)
+    with torch.no_grad():
+        assert half(x.to(torch.bfloat16)).dtype == torch.bfloat16
