@@ -104,18 +104,22 @@ def test_labels_are_dropped_at_the_rate(rate):
 
 @pytest.mark.parametrize("shape", [(5,), (2, 1), (3, 7), (2, 3, 130)], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
-def test_both_backends_of_linear_agree(shape, bias):
+@pytest.mark.parametrize("gelu", [True, False])
+def test_both_backends_of_linear_agree(shape, bias, gelu):
     layer = Linear(24, 40, bias=bias)
     x = torch.randn(*shape, 24)
     with torch.no_grad():
-        plain = linear(x, layer.weight, layer.bias, backend="torch")
-        fast = linear(x, layer.weight, layer.bias, backend="onednn")
-        assert torch.equal(layer(x), fast)
+        plain = linear(x, layer.weight, layer.bias, backend="torch", gelu=gelu)
+        fast = linear(x, layer.weight, layer.bias, backend="onednn", gelu=gelu)
+        assert torch.equal(linear(x, layer.weight, layer.bias, gelu=gelu), fast)
         strided = x.transpose(0, -1).contiguous().transpose(0, -1)
-        assert torch.allclose(linear(strided, layer.weight, layer.bias), plain, atol=1e-5)
+        assert torch.allclose(
+            linear(strided, layer.weight, layer.bias, gelu=gelu), plain, atol=1e-5
+        )
     assert fast.shape == plain.shape == (*shape, 40)
     assert torch.allclose(fast, plain, atol=1e-5)
-    assert not torch.allclose(linear(x + 0.1, layer.weight, layer.bias, "onednn"), plain, atol=1e-3)
+    other = linear(x + 0.1, layer.weight, layer.bias, "onednn", gelu=gelu)
+    assert not torch.allclose(other, plain, atol=1e-3)
 
 
 def test_gradients_go_through_the_plain_product():

@@ -46,23 +46,30 @@ class RMSNorm(nn.Module):
         return (x.float() * rms).to(x.dtype) * self.weight
 
 
+ONEDNN_DTYPES = (torch.float32, torch.bfloat16)
+
+
 def linear(
     x: Float[Tensor, "*rows i"],
     weight: Float[Tensor, "o i"],
     bias: Float[Tensor, " o"] | None,
     backend: Literal["auto", "onednn", "torch"] = "auto",
+    gelu: bool = False,
 ) -> Float[Tensor, "*rows o"]:
-    """x W^T + b, by oneDNN for float32 on a CPU without gradients ("auto"), else ``F.linear``.
+    """x W^T + b, then tanh-GELU if asked for; "auto" is oneDNN on a CPU without gradients.
 
-    There ``F.linear`` asks another library, which takes 1.7 to 2.5 times as long from about 30 rows
-    on (docs/log.md). The operator's name is private to torch, so it is used here alone.
+    There ``F.linear`` asks another library for float32, which takes 1.7 to 2.5 times as long from
+    about 30 rows on (docs/log.md); and the GELU costs no pass of its own. The operator's name is
+    private to torch, so it is used here alone; ``F.linear`` is its twin.
     """
     if backend == "auto":
-        plain = torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu"
-        backend = "torch" if plain or not torch.backends.mkldnn.is_available() else "onednn"
+        fast = x.device.type == "cpu" and x.dtype in ONEDNN_DTYPES and not torch.is_grad_enabled()
+        backend = "onednn" if fast and torch.backends.mkldnn.is_available() else "torch"
     if backend == "torch":
-        return F.linear(x, weight, bias)
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        out = F.linear(x, weight, bias)
+        return F.gelu(out, approximate="tanh") if gelu else out
+    name, algorithm = ("gelu", "tanh") if gelu else ("none", "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
 
 
 class Linear(nn.Linear):
@@ -116,7 +123,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "r m width"]) -> Float[Tensor, "r m width"]:
         """Same shape out."""
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(linear(x, self.up.weight, self.up.bias, gelu=True))
 
 
 @lru_cache(maxsize=16)
