@@ -12,6 +12,9 @@ from arimage.tokenizers.multiscale_vq import phi_index
 
 pytestmark = pytest.mark.parity
 TOLERANCE = 1e-4  # of the largest value: float32 and another order of sums; measured 0 to 5e-5
+# Mixing divides by a temperature of 0.0135 at the last scale, so a rounding of 4e-7 in the logits
+# (up to 8) moves weights near a tie by some 2e-4; measured 2e-5 (torch 2.13) to 1.3e-4 (2.11).
+MIXED_TOLERANCE = 3e-4
 SEEDED = ("seeded", "seeded_plain", "seeded_cfg0", "seeded_uncond", "seeded_random_labels")
 
 
@@ -32,10 +35,10 @@ def case(request):
         yield found
 
 
-def near(ours, theirs):
-    """Within TOLERANCE of the largest value."""
+def near(ours, theirs, tolerance=TOLERANCE):
+    """Within ``tolerance`` of the largest value."""
     assert ours.shape == theirs.shape
-    return bool((ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max())
+    return bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max())
 
 
 def test_the_config_is_what_the_reference_was_built_with(case):
@@ -162,10 +165,11 @@ def test_another_setting_gives_other_ids(case, change):
 
 def test_mixed_codes(case):
     _, state, image = generate(case, "more_smooth")
-    assert near(state.canvas, case.expected["more_smooth_f_hat"])
-    assert near(F.avg_pool2d(image, 8)[..., ::2, ::2], case.expected["more_smooth_image"])
+    assert near(state.canvas, case.expected["more_smooth_f_hat"], MIXED_TOLERANCE)
+    pooled = F.avg_pool2d(image, 8)[..., ::2, ::2]
+    assert near(pooled, case.expected["more_smooth_image"], MIXED_TOLERANCE)
 
 
 def test_codes_that_are_not_mixed_differ(case):
     _, state, _ = generate(case, "more_smooth", more_smooth=False)
-    assert not near(state.canvas, case.expected["more_smooth_f_hat"])
+    assert not near(state.canvas, case.expected["more_smooth_f_hat"], 100 * MIXED_TOLERANCE)
