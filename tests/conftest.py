@@ -15,3 +15,20 @@ torch.set_num_threads(1)
 def seeded():
     """Every test starts from the same global random state, whichever ran before."""
     torch.manual_seed(20260)
+
+
+@pytest.fixture(scope="module")
+def generators():
+    """Each made once; no test here changes one."""
+    from tiny import make_generator
+
+    made = {}
+
+    def get(name, order):
+        if (name, order) not in made:
+            torch.manual_seed(0)
+            settings = {"guidance_scale": 2.0, "guidance_schedule": "linear", "temperature": 0.8}
+            made[name, order] = make_generator(name, order, **settings)
+        return made[name, order]
+
+    return get

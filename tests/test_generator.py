@@ -23,21 +23,6 @@ LABELS, SEEDS = [2, 0, 1, 3, 0], [11, 5, 900, 7, 5]  # 3 is "no class"
 PIXEL_TOLERANCE = 1e-4
 
 
-@pytest.fixture(scope="module")
-def generators():
-    """Each made once; no test here changes one."""
-    made = {}
-
-    def get(name, order):
-        if (name, order) not in made:
-            torch.manual_seed(0)
-            settings = {"guidance_scale": 2.0, "guidance_schedule": "linear", "temperature": 0.8}
-            made[name, order] = make_generator(name, order, **settings)
-        return made[name, order]
-
-    return get
-
-
 @torch.no_grad()
 def sample(generator, rows, **settings):
     """Ids and float images of some rows of LABELS and SEEDS, as one batch."""

@@ -16,21 +16,6 @@ LOWER = np.arange(16)[:, None].repeat(16, axis=1) >= 8
 MASKS = [LOWER, LOWER.T, ~LOWER]
 
 
-@pytest.fixture(scope="module")
-def generators():
-    """Each made once; no test here changes one."""
-    made = {}
-
-    def get(name, order):
-        if (name, order) not in made:
-            torch.manual_seed(0)
-            settings = {"guidance_scale": 2.0, "guidance_schedule": "linear", "temperature": 0.8}
-            made[name, order] = make_generator(name, order, **settings)
-        return made[name, order]
-
-    return get
-
-
 def pictures(generator, count=3):
     return to_pixels(make_images(generator.tokenizer, count, seed=4))
 

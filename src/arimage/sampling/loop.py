@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -84,7 +85,7 @@ def generate(
     state = order.start(noise, known)
     while (step := order.next_step(state)) is not None:
         inputs = order.inputs(state, step)
-        logits = torch.stack([b.logits(inputs, step, noise.batch) for b in branches]).sum(0)
+        logits = reduce(torch.add, (b.logits(inputs, step, noise.batch) for b in branches))
         check_finite(logits, step)
         state = order.commit(state, step, sampler(logits, step, noise), noise)
         yield state
