@@ -30,6 +30,57 @@ def drawn(key, seed, shape, mean, std):
     )
 
 
+def made(key, seed, shape, init):
+    """A tensor that is not normal numbers: ``init`` is the manifest's record of it."""
+    dtype = getattr(torch, init["dtype"])
+    if init["init"] == "const":
+        return torch.full(shape, init["value"], dtype=dtype)
+    assert init["init"] == "randint", init
+    stream = np.random.Generator(np.random.Philox(key=zlib.crc32(key.encode()) + (seed << 32)))
+    return torch.from_numpy(stream.integers(init["low"], init["high"], size=shape)).to(dtype)
+
+
+@functools.cache
+def case(name):
+    """A family's case: config, calls, parts (name -> state dict), files, and recorded outputs.
+
+    ``files``: part -> (published file name, keys of the dicts that the file wraps it in).
+    """
+    record = read(f"{name}/weights.json")
+    parts, files = {}, {}
+    for part, entry in record["parts"].items():
+        parts[part], crc = {}, 0
+        for key, (shape, *how) in entry["tensors"].items():
+            make = drawn if len(how) == 2 else made
+            parts[part][key] = make(key, record["seed"], shape, *how)
+            crc = zlib.crc32(parts[part][key].numpy().tobytes(), crc)
+        assert crc == entry["crc32"], (
+            "numpy draws other numbers than when the outputs were recorded"
+        )
+        files[part] = entry["file"].split("/")[0].strip(), entry["wrapper"]
+    expected = load_file(GOLDEN / name / "expected.safetensors")
+    expected = {k: v.long() if v.dtype == torch.int16 else v for k, v in expected.items()}
+    return SimpleNamespace(
+        name=name,
+        config=record["config"],
+        calls=record["calls"],
+        parts=parts,
+        files=files,
+        expected=expected,
+    )
+
+
+def save_part(name, part, folder):
+    """Writes a part of a case as it is published (name and wrapper); returns the path."""
+    found = case(name)
+    file, wrapper = found.files[part]
+    content = found.parts[part]
+    for key in reversed(wrapper):
+        content = {key: content}
+    torch.save(content, folder / file)
+    return folder / file
+
+
 def constant(kind, shape, scales):
     """The buffers of a VAR file."""
     levels = torch.repeat_interleave(
@@ -82,9 +133,9 @@ def save_var(name, folder):
 
 
 @functools.cache
-def full_size(name):
+def full_size(name, family="var"):
     """Names and meta tensors of a full-size checkpoint."""
-    record = read("var/manifests.json")[name]
+    record = read(f"{family}/manifests.json")[name]
     shapes = {}
     for key, shape in record["shapes"].items():
         numbers = range(record["blocks"]) if "*" in key else [0]
