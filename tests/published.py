@@ -54,9 +54,7 @@ def case(name):
             make = drawn if len(how) == 2 else made
             parts[part][key] = make(key, record["seed"], shape, *how)
             crc = zlib.crc32(parts[part][key].numpy().tobytes(), crc)
-        assert crc == entry["crc32"], (
-            "numpy draws other numbers than when the outputs were recorded"
-        )
+        assert crc == entry["crc32"], "numpy draws other numbers than it did for the record"
         files[part] = entry["file"].split("/")[0].strip(), entry["wrapper"]
     expected = load_file(GOLDEN / name / "expected.safetensors")
     expected = {k: v.long() if v.dtype == torch.int16 else v for k, v in expected.items()}
@@ -103,7 +101,7 @@ def state_dict(tensors, seed, scales, checksum):
             drawn(key, seed, shape, *how) if len(how) == 2 else constant(*how, shape, scales)
         )
         crc = zlib.crc32(made[key].numpy().tobytes(), crc)
-    assert crc == checksum, "numpy draws other numbers than when the outputs were recorded"
+    assert crc == checksum, "numpy draws other numbers than it did for the record"
     return made
 
 
