@@ -45,7 +45,7 @@ def test_labels_are_uniform_and_have_a_stream_of_their_own():
 
 WRONG = [
     ({}, "got neither class_labels nor count"),
-    ({"class_labels": 1, "count": 2}, "got class_labels and count 2; pass one of them"),
+    ({"class_labels": 1, "count": 2}, "got class labels and count 2; pass one of them"),
     ({"count": 0}, "got count 0; expected an integer >= 1"),
     ({"count": 2, "seeds": -1}, "got seed -1; expected an integer from 0"),
     ({"count": 2, "seeds": [1]}, "got 2 class labels for 1 seeds"),

@@ -17,6 +17,7 @@ from arimage.ar.registry import MODELS, ORDERS
 from arimage.generator import ImageGenerator
 from arimage.sampling.settings import Settings
 from arimage.slots import SlotTable
+from arimage.text import TextFeatures
 from arimage.tokenizers.registry import QUANTIZERS, TOKENIZERS
 
 
@@ -50,6 +51,7 @@ TINY_TOKENIZERS = {
     "multiscale_vq": {**CONVOLUTIONS, "scales": (1, 2, 4), "num_phi": 2},
 }
 
+TEXT = {"text_tokens": 7, "text_width": 10}
 TINY_MODELS = {
     "llama": TinyModel(
         "vq",
@@ -57,6 +59,14 @@ TINY_MODELS = {
             {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
             {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
             {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
+        ),
+    ),
+    "llama_text": TinyModel(
+        "vq",
+        (
+            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48, **TEXT},
+            {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2, **TEXT},
+            {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1, **TEXT},
         ),
     ),
     "var": TinyModel(
@@ -140,10 +150,11 @@ def entry(kind: str, table: dict[str, Any], name: str) -> Any:
 
 
 TOKENIZER_CASES = [(name, quantizer) for name in TOKENIZERS for quantizer in QUANTIZERS]
-MODEL_CASES = [(name, order) for name in MODELS for order in MODELS[name].config_class.orders]
+EVERY_MODEL = [(name, order) for name in MODELS for order in MODELS[name].config_class.orders]
+MODEL_CASES = [case for case in EVERY_MODEL if not MODELS[case[0]].takes_text]  # of classes
 SIZED_MODEL_CASES = [
     (name, order, size)
-    for name, order in MODEL_CASES
+    for name, order in EVERY_MODEL
     for size in range(len(TINY_MODELS[name].sizes) if name in TINY_MODELS else 1)
 ]
 
@@ -195,9 +206,21 @@ def make_model(name: str, order: str, size: int = 0) -> Any:
     """In eval mode, with random weights."""
     fields = entry("model", TINY_MODELS, name).sizes[size]
     cls = MODELS[name]
-    model = cls(cls.config_class(order=order, num_classes=NUM_CLASSES, **fields)).eval()
+    classes = {} if cls.takes_text else {"num_classes": NUM_CLASSES}
+    model = cls(cls.config_class(order=order, **classes, **fields)).eval()
     fill(model)
     return model
+
+
+def make_condition(model: Any, rows: Any) -> Any:
+    """What a model is asked for: labels, or features of text that belong to the numbers in rows."""
+    if not model.takes_text:
+        return torch.as_tensor(rows)
+    tokens, width = model.config.text_tokens, model.config.text_width
+    stream = [torch.Generator().manual_seed(100 + int(row)) for row in rows]
+    features = torch.stack([torch.randn(tokens, width, generator=g) for g in stream])
+    counts = torch.tensor([1 + int(row) * 2 % tokens for row in rows])
+    return TextFeatures(features, torch.arange(tokens) < counts[:, None])
 
 
 def make_generator(name: str, order: str, **settings: Any) -> ImageGenerator:

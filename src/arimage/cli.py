@@ -267,13 +267,15 @@ def convert(
     target: Annotated[Path, typer.Argument(help="Folder to write; from_pretrained loads it.")],
     variant: Annotated[str | None, typer.Option(help="Which model, for example d16.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="The tokenizer's file or hub id.")] = None,
-    scales: Annotated[str | None, typer.Option(help='Token maps, "1,2,3"; inferred.')] = None,
+    scales: Annotated[str | None, typer.Option(help='Sides of token maps: "1,2,3", "24".')] = None,
+    num_heads: Annotated[int | None, typer.Option(help="Where the file does not say.")] = None,
 ) -> None:
     """Turn published checkpoint files into a folder of safetensors."""
     from arimage.convert import convert as run
 
     sides = None if scales is None else parse_scales(scales)
-    typer.echo(f"saved: {run(source, target, variant=variant, tokenizer=tokenizer, scales=sides)}")
+    hints = {"scales": sides, "num_heads": num_heads}
+    typer.echo(f"saved: {run(source, target, variant=variant, tokenizer=tokenizer, **hints)}")
 
 
 def parse_scales(text: str) -> list[int]:
@@ -333,7 +335,7 @@ def list_models() -> None:
         table.add_column(heading, no_wrap=heading == "name")
     for preset in PRESETS.values():
         sizes = " + ".join(size(n) for n in preset.parameters)
-        row = (preset.order, str(preset.image_size), str(preset.num_classes), sizes)
+        row = (preset.order, str(preset.image_size), str(preset.num_classes or "text"), sizes)
         table.add_row(preset.name, *row, preset.licence)
     console = Console()
     console.print(table)

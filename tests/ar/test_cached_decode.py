@@ -1,11 +1,15 @@
-"""Incremental cached decode = full forward under the order's decoding rule, to 1e-5 in float32."""
+"""Incremental cached decode = full forward under the order's decoding rule.
+
+To 1e-5 in float32, and for all sizes to 2e-6 in float64, where only the final cast to float32 rounds:
+some tiny models magnify float32 rounding above 1e-5, with a cache and without.
+"""
 
 import dataclasses
 from dataclasses import dataclass, field
 
 import pytest
 import torch
-from tiny import NUM_CLASSES, SIZED_MODEL_CASES, make_model, make_order
+from tiny import NUM_CLASSES, SIZED_MODEL_CASES, make_condition, make_model, make_order
 
 from arimage.ar.base import UNKNOWN, Draw, Known
 from arimage.sampling.cache import StaticCache
@@ -14,7 +18,7 @@ from arimage.sampling.loop import Branch, generate
 from arimage.sampling.noise import PerImageNoise
 from arimage.sampling.samplers.base import Sampler
 
-TOLERANCE = 1e-5
+TOLERANCE, DOUBLE_TOLERANCE = 1e-5, 2e-6
 GUIDANCES = {
     "off": Guidance(),
     "constant": Guidance(2.5, Constant()),
@@ -39,10 +43,10 @@ def random_ids(model, batch, seed=3):
     return torch.randint(0, model.config.vocab_size, shape, generator=generator)
 
 
-def cached_logits(model, order, ids, labels, guidance, cache=None):
+def cached_logits(model, order, ids, condition, guidance, cache=None):
     """What the loop sees when every token is forced."""
     recorder = Recorder()
-    branch = Branch.of(model, order, labels, guidance)
+    branch = Branch.of(model, order, condition, guidance)
     if cache is not None:
         branch = dataclasses.replace(branch, cache=cache(branch.cache))
     known = Known(ids, torch.ones_like(ids, dtype=torch.bool))
@@ -53,24 +57,28 @@ def cached_logits(model, order, ids, labels, guidance, cache=None):
 
 
 @torch.no_grad()
-def full_logits(model, order, ids, labels, guidance, step=None):
-    """One uncached pass per condition, mixed slot by slot."""
+def full_logits(model, order, ids, condition, guidance, step=None):
+    """One uncached pass with and without the condition, mixed slot by slot."""
     inputs = order.lesson(ids, torch.Generator()).inputs
-    step = step or order.full_step()
-    rows = (labels, torch.full_like(labels, model.config.null_class))
-    c, u = (model.head(model(inputs, model.prepare(row), step)) for row in rows)
+    c, u = both(model, inputs, condition, step or order.full_step())
     scales = [guidance.at(s.index, s.num_steps) for s in map(order.step, range(order.num_steps))]
     lengths = [order.step(i).predicts for i in range(order.num_steps)]
     s = torch.tensor(scales).repeat_interleave(torch.tensor(lengths))[:, None]
     return u + s * (c - u)
 
 
+def both(model, inputs, condition, step):
+    """Logits with a condition and without."""
+    rows = condition, model.with_null(condition)[len(condition) :]
+    return (model.head(model(inputs, model.prepare(row), step)) for row in rows)
+
+
 def gap(model, order, batch, guidance, *, cache=None, step=None):
     """The largest difference between the two, for random tokens and labels."""
     ids = random_ids(model, batch)
-    labels = torch.arange(batch) % NUM_CLASSES
-    cached = cached_logits(model, order, ids, labels, guidance, cache)
-    full = full_logits(model, order, ids, labels, guidance, step)
+    condition = make_condition(model, torch.arange(batch) % NUM_CLASSES)
+    cached = cached_logits(model, order, ids, condition, guidance, cache)
+    full = full_logits(model, order, ids, condition, guidance, step)
     assert cached.std() > 0.1, "the comparison means nothing: the logits hardly vary"
     return (cached - full).abs().max()
 
@@ -84,7 +92,10 @@ MASKED = [case for case in SIZED_MODEL_CASES if case[1] == "masked"]
 @pytest.mark.parametrize(("name", "order", "size"), CAUSAL)
 def test_cached_decode_equals_the_full_forward(name, order, size, batch, guidance):
     model = make_model(name, order, size)
-    assert gap(model, make_order(model), batch, GUIDANCES[guidance]) <= TOLERANCE
+    if size == 0:
+        assert gap(model, make_order(model), batch, GUIDANCES[guidance]) <= TOLERANCE
+    model.double()
+    assert gap(model, make_order(model), batch, GUIDANCES[guidance]) <= DOUBLE_TOLERANCE
 
 
 @pytest.mark.parametrize(("name", "order", "size"), CAUSAL)
@@ -121,8 +132,8 @@ def reach(model, order, slot):
     ids = random_ids(model, 1)
     other = ids.clone()
     other[:, slot] = (ids[:, slot] + 1) % model.config.vocab_size
-    labels = torch.zeros(1, dtype=torch.long)
-    before, after = (cached_logits(model, order, i, labels, Guidance()) for i in (ids, other))
+    condition = make_condition(model, [0])
+    before, after = (cached_logits(model, order, i, condition, Guidance()) for i in (ids, other))
     return set((before - after).abs().amax((0, 2)).gt(1e-4).nonzero().flatten().tolist())
 
 
@@ -137,12 +148,12 @@ def test_a_token_reaches_every_later_group_and_no_earlier_one(name, order, size)
 
 
 @pytest.mark.parametrize(("name", "order", "size"), SIZED_MODEL_CASES)
-def test_the_class_matters(name, order, size):
+def test_the_condition_matters(name, order, size):
     model = make_model(name, order, size)
     bound = make_order(model)
     lesson = bound.lesson(random_ids(model, 1).expand(2, -1), torch.Generator().manual_seed(0))
     with torch.no_grad():
-        context = model.prepare(torch.tensor([0, 1]))
+        context = model.prepare(make_condition(model, [0, 1]))
         logits = model.head(model(lesson.inputs, context, bound.full_step()))
     assert (logits[0] - logits[1]).abs().amax(-1).min() > 1e-4
 
@@ -159,9 +170,8 @@ def masked_gap(model, order, batch, guidance, *, reveal=False):
     for state in generate([branch], order, recorder, noise, known):
         step = order.step(state.step - 1)
         seen = torch.where(before == UNKNOWN, 0, before) if reveal else before
-        rows = (labels, torch.full_like(labels, model.config.null_class))
         with torch.no_grad():
-            c, u = (model.head(model(seen, model.prepare(r), order.full_step())) for r in rows)
+            c, u = both(model, seen, labels, order.full_step())
         s = guidance.at(step.index, step.num_steps)
         assert recorder.logits[-1].std() > 0.1
         gaps.append((recorder.logits[-1] - (u + s * (c - u))).abs().max())

@@ -9,7 +9,7 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -253,6 +253,7 @@ class Backbone(ArimageModel):
 
     main_input_name = "inputs"
     prefix_length: ClassVar[int] = 1
+    takes_text: ClassVar[bool] = False
     config: BackboneConfig
 
     @property
@@ -270,9 +271,26 @@ class Backbone(ArimageModel):
         """Layers, heads and head_dim of the key-value cache."""
         return CacheShape(self.config.depth, self.config.num_heads, self.config.head_dim)
 
+    @property
+    def prefix_rows(self) -> int:
+        """Rows of width that the first step computes for one condition; for estimates of memory."""
+        return self.prefix_length
+
     @abstractmethod
-    def prepare(self, class_labels: Int[Tensor, " r"]) -> Context:
-        """Everything that depends on the class alone (null rows: ``config.null_class``)."""
+    def prepare(self, condition: Any) -> Context:
+        """Everything that depends on the condition alone.
+
+        Args:
+            condition: class labels, int64 (r,), or, where ``takes_text``, ``text.TextFeatures``.
+        """
+
+    def with_null(self, condition: Any) -> Any:
+        """The rows of a condition, then as many that ask for nothing, which guidance needs."""
+        return torch.cat([condition, torch.full_like(condition, self.config.null_class)])
+
+    def nothing(self) -> Any:
+        """A condition of one row that asks for nothing."""
+        return torch.tensor([self.config.null_class], device=self.device)
 
     @abstractmethod
     def forward(
