@@ -6,6 +6,7 @@ resolution, zero padding right and below before a strided convolution, nearest u
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,6 +20,11 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
     while channels % groups:
         groups //= 2
     return nn.GroupNorm(groups, channels, eps=NORM_EPS)
+
+
+def silu(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """x * sigmoid(x), in the memory of ``x`` where no gradient needs it."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class ResidualBlock(nn.Module):
@@ -35,8 +41,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """(b, channels_in, h, w) -> (b, channels, h, w)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        return self.shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+        h = self.conv2(silu(self.norm2(self.conv1(silu(self.norm1(x))))))
+        return h + self.shortcut(x) if torch.is_grad_enabled() else h.add_(self.shortcut(x))
 
 
 class AttentionBlock(nn.Module):
