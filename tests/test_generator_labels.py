@@ -63,13 +63,13 @@ def test_a_wrong_call_is_told(generators, options, message):
 @pytest.mark.parametrize(("name", "order"), MODEL_CASES)
 def test_images_do_not_depend_on_the_memory_budget(generators, name, order, monkeypatch):
     generator, sizes = generators(name, order), []
-    sample = generator.sample
+    states = generator._states
 
     def spy(labels, *arguments, **settings):
         sizes.append(len(labels))
-        return sample(labels, *arguments, **settings)
+        return states(labels, *arguments, **settings)
 
-    monkeypatch.setattr(generator, "sample", spy)
+    monkeypatch.setattr(generator, "_states", spy)
     labels = [0, 1, 2, 3, 0]
     outputs = [generator(labels, seeds=7, output_type="pixels")]
     two = next(2.0**-k for k in range(40) if generator.plan(2.0**-k) < 5)

@@ -1,7 +1,7 @@
 """Incremental cached decode = full forward under the order's decoding rule.
 
-To 1e-5 in float32, and for all sizes to 2e-6 in float64, where only the final cast to float32 rounds:
-some tiny models magnify float32 rounding above 1e-5, with a cache and without.
+To 1e-5 in float32, and for all sizes to 2e-6 in float64, where only the last cast to float32
+rounds: some tiny models magnify float32's rounding above 1e-5, with a cache and without.
 """
 
 import dataclasses

@@ -12,16 +12,15 @@ from torch import Tensor, nn
 
 from arimage.ar.base import UNKNOWN, Backbone, BackboneConfig, Cache, Context, Step
 from arimage.ar.layers import (
-    Linear,
     ResidualDropout,
     RMSNorm,
     SwiGLU,
     attend,
-    linear,
     rotary_2d,
     rotate,
     split_heads,
 )
+from arimage.ar.linear import Linear, linear
 from arimage.pretrained import strict
 from arimage.shapes import Bool, Float, Int
 from arimage.slots import SlotTable
@@ -103,10 +102,15 @@ class Block(nn.Module):
             x: the positions, the last of which is valid.
             mask: which are valid; None for a prefix of one.
         """
-        values = self.qkv.weight[2 * x.shape[-1] :]  # neither queries nor keys are needed
-        v = linear(self.attention_norm(x), values, None)
+        v = self.values(self.attention_norm(x))
         mean = v if mask is None else running_mean(v, mask)
         return self.rest(x, mean), split_heads(mean[:, -1:], self.heads)
+
+    def values(self, x: Float[Tensor, "r n width"]) -> Float[Tensor, "r n width"]:
+        """Values without queries and keys; with them where weights are packed: no cutting those."""
+        if self.qkv.packed is not None:
+            return self.qkv(x).chunk(3, dim=-1)[2]
+        return linear(x, self.qkv.weight[2 * x.shape[-1] :], None)
 
     def rest(
         self, x: Float[Tensor, "r m width"], attended: Float[Tensor, "r m width"]

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from arimage.ar.base import Cache, Context, Step
-from arimage.ar.layers import Linear, linear, rotary_2d
+from arimage.ar.layers import rotary_2d
+from arimage.ar.linear import Linear
 from arimage.ar.llama import ROTARY_BASE, LlamaConfig, LlamaModel
 from arimage.pretrained import strict
 from arimage.shapes import Float, Int
@@ -87,7 +88,7 @@ class TextProjection(nn.Module):
 
     def forward(self, x: Float[Tensor, "r n text"]) -> Float[Tensor, "r n width"]:
         """Features to the width of the transformer."""
-        return self.down(linear(x, self.up.weight, None, gelu=True))
+        return self.down(self.up(x, gelu=True))
 
 
 class LlamaTextModel(LlamaModel):
@@ -166,12 +167,12 @@ class LlamaTextModel(LlamaModel):
 
 
 def full_length(
-    model: LlamaTextModel, inputs: Int[Tensor, "r m"], context: TextContext
+    model: LlamaTextModel, inputs: Int[Tensor, "r m"], context: TextContext, step: Step
 ) -> Float[Tensor, "r n width"]:
     """Teacher forcing with a position for every token of text: the slow twin of ``forward``.
 
     Plain attention under a mask: what came before, without padding; and oneself, so that padding
-    sees something.
+    sees something. ``step`` is the order's full step.
     """
     x = torch.cat([context.prefix, model.embed(inputs)], dim=1)
     before, total = context.prefix.shape[1], x.shape[1]
@@ -181,8 +182,6 @@ def full_length(
     mask |= torch.eye(total, dtype=torch.bool, device=x.device)
     height, width = model.config.grid
     table = rotary_2d((height, width), before, model.config.head_dim, ROTARY_BASE, x.device)
-    positions = torch.arange(total, device=x.device)
-    step = Step(0, 1, 0, positions[before - 1 :], positions, 0, total, False, mask)
     for block in model.blocks:
-        x = block(x, table[:total], step, None)
+        x = block(x, table[:total], dataclasses.replace(step, mask=mask), None)
     return model.norm(x[:, before - 1 :])

@@ -37,6 +37,7 @@ class Branch:
     @classmethod
     def of(cls, model: Backbone, order: Order, condition: Any, guidance: Guidance) -> "Branch":
         """Prepares the context and allocates the cache for a batch of conditions."""
+        model.pack()
         if guidance.last_active(order.num_steps) >= 0:
             condition = model.with_null(condition)
         context, cache = model.prepare(condition), None
