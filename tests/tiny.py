@@ -4,7 +4,7 @@ Whatever is registered is tested by being registered: a name without an entry he
 sentence that says so.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,8 +13,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from arimage.ar.base import Draw
 from arimage.ar.registry import MODELS, ORDERS
 from arimage.generator import ImageGenerator
+from arimage.sampling.samplers.base import Sampler
 from arimage.sampling.settings import Settings
 from arimage.slots import SlotTable
 from arimage.text import TextFeatures
@@ -294,6 +296,38 @@ def make_order(model: Any, **options: Any) -> Any:
     """The model's order over a toy fuser with the model's slots."""
     fuser = ToyFuser(model.slots.grids, model.config.vocab_size, model.code_dim or 4)
     return ORDERS[model.config.order](fuser, model.prefix_length, "cpu", **options)
+
+
+def make_encoder(folder: Any, width: int) -> Any:
+    """A folder with a T5 of a dozen words, random weights and features of ``width``."""
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = ["<pad>", "</s>", "<unk>", "a", "corgi", "on", "beach", "red", "cat", "the", "moon"]
+    table = {word: i for i, word in enumerate(words)}
+    splitter = Tokenizer(models.WordLevel(table, unk_token="<unk>"))
+    splitter.pre_tokenizer = pre_tokenizers.Whitespace()
+    end = ("</s>", table["</s>"])
+    splitter.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[end])
+    marks = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=splitter, **marks).save_pretrained(folder)
+    sizes = {"d_model": width, "d_kv": 4, "num_heads": 2, "d_ff": 16, "num_layers": 2}
+    encoder = T5EncoderModel(T5Config(vocab_size=len(table), **sizes)).eval()
+    fill(encoder)
+    encoder.save_pretrained(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Recorder(Sampler):
+    """Keeps the logits of every step and takes the largest."""
+
+    logits: list = field(default_factory=list)
+
+    def __call__(self, logits, step, noise):
+        self.logits.append(logits)
+        return Draw(logits.argmax(-1), logits.new_zeros(logits.shape[:2]))
 
 
 def sentence(caught: pytest.ExceptionInfo) -> str:

@@ -6,6 +6,7 @@ made elsewhere need none of it.
 
 import html
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,8 +84,9 @@ class TextEncoder:
         for prompt in prompts:
             count = len(self._tokenizer(clean(prompt))["input_ids"])
             if count > self.max_tokens:
+                start = textwrap.shorten(prompt, 40, placeholder="...")
                 raise ValueError(
-                    f"got a prompt of {count} tokens, '{prompt[:40]}...'; this model reads at most "
+                    f"got a prompt of {count} tokens, {start!r}; this model reads at most "
                     f"{self.max_tokens}: shorten it"
                 )
 

@@ -5,18 +5,16 @@ rounds: some tiny models magnify float32's rounding above 1e-5, with a cache and
 """
 
 import dataclasses
-from dataclasses import dataclass, field
 
 import pytest
 import torch
-from tiny import NUM_CLASSES, SIZED_MODEL_CASES, make_condition, make_model, make_order
+from tiny import NUM_CLASSES, SIZED_MODEL_CASES, Recorder, make_condition, make_model, make_order
 
-from arimage.ar.base import UNKNOWN, Draw, Known
+from arimage.ar.base import UNKNOWN, Known
 from arimage.sampling.cache import StaticCache
 from arimage.sampling.guidance import Constant, Guidance, Linear
 from arimage.sampling.loop import Branch, generate
 from arimage.sampling.noise import PerImageNoise
-from arimage.sampling.samplers.base import Sampler
 
 TOLERANCE, DOUBLE_TOLERANCE = 1e-5, 2e-6
 GUIDANCES = {
@@ -24,17 +22,6 @@ GUIDANCES = {
     "constant": Guidance(2.5, Constant()),
     "linear": Guidance(3.0, Linear()),
 }
-
-
-@dataclass(frozen=True)
-class Recorder(Sampler):
-    """Keeps the logits of every step; what it chooses is overruled by known tokens."""
-
-    logits: list = field(default_factory=list)
-
-    def __call__(self, logits, step, noise):
-        self.logits.append(logits)
-        return Draw(logits.argmax(-1), logits.new_zeros(logits.shape[:2]))
 
 
 def random_ids(model, batch, seed=3):
