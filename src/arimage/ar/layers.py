@@ -114,16 +114,28 @@ class SwiGLU(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear, tanh-GELU, linear, with biases."""
+    """Linear, GELU, linear, with biases; ``exact``: the GELU itself, not its tanh approximation."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, exact: bool = False) -> None:
         super().__init__()
+        self.exact = exact
         self.up = Linear(width, hidden)
         self.down = Linear(hidden, width)
 
     def forward(self, x: Float[Tensor, "r m width"]) -> Float[Tensor, "r m width"]:
         """Same shape out."""
+        if self.exact:
+            return self.down(F.gelu(self.up(x)))
         return self.down(linear(x, self.up.weight, self.up.bias, gelu=True))
+
+
+def modulate(
+    x: Float[Tensor, "r m width"],
+    scale: Float[Tensor, "r _ width"],
+    shift: Float[Tensor, "r _ width"],
+) -> Float[Tensor, "r m width"]:
+    """x * (1 + scale) + shift, after a norm (adaLN, arXiv 2212.09748)."""
+    return x * (1 + scale) + shift
 
 
 @lru_cache(maxsize=16)
