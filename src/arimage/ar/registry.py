@@ -16,6 +16,7 @@ MODELS: Registry[type[Backbone]] = Registry(
     {
         "var": "arimage.ar.var:VARModel",
         "llama": "arimage.ar.llama:LlamaModel",
+        "rar": "arimage.ar.rar:RARModel",
     },
 )
 
@@ -23,6 +24,7 @@ ORDERS: Registry[type[Order]] = Registry(
     "order",
     {
         "raster": "arimage.ar.orders.raster:RasterOrder",
+        "random": "arimage.ar.orders.random:RandomOrder",
         "next_scale": "arimage.ar.orders.next_scale:NextScaleOrder",
         "masked": "arimage.ar.orders.masked:MaskedOrder",
     },
@@ -32,5 +34,6 @@ LAYOUTS: Registry[type[Layout]] = Registry(
     "transformer layout",
     {
         "var": "arimage.ar.convert.var:VARLayout",
+        "rar": "arimage.ar.convert.rar:RARLayout",
     },
 )
