@@ -256,7 +256,7 @@ def test_a_file_of_another_depth_is_told(files, tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, preset.name, preset)
     with pytest.raises(ValueError) as caught:
         ImageGenerator.from_pretrained(files["class"], tokenizer=files["tokenizer"])
-    assert "holds a LlamaGen of depth 3, not 12" in sentence(caught)
+    assert "holds a LlamaGen transformer of depth 3, not 12" in sentence(caught)
 
 
 def test_a_tokenizer_of_another_vocabulary_or_grid_is_told(files, pair):

@@ -48,10 +48,9 @@ def outputs(model):
     order = make_order(model)
     generator = torch.Generator().manual_seed(4)
     ids = torch.randint(0, model.config.vocab_size, (2, model.slots.num_slots), generator=generator)
-    inputs = order.lesson(ids, generator).inputs
-    return [
-        model.head(model(inputs, model.prepare(make_condition(model, [0, 1])), order.full_step()))
-    ]
+    lesson = order.lesson(ids, generator)
+    context = model.prepare(make_condition(model, [0, 1]))
+    return [model.head(model(lesson.inputs, context, lesson.step))]
 
 
 def is_same(model, loaded):

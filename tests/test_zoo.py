@@ -58,7 +58,7 @@ def test_the_card_of_a_published_model_is_made_from_its_record(name):
     assert preset.remark in card(preset)
     assert "our score | not verified" in card(preset)
     assert not preset.scores
-    Settings(**preset.sampling)
+    Settings.from_json(preset.sampling)
 
 
 def test_every_card_has_a_preset():

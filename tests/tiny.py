@@ -75,6 +75,14 @@ TINY_MODELS = {
             {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1, **TEXT},
         ),
     ),
+    "rar": TinyModel(
+        "vq",
+        (
+            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
+            {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 27, "num_heads": 3},
+            {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
+        ),
+    ),
     "var": TinyModel(
         "multiscale_vq",
         (
@@ -156,7 +164,12 @@ def entry(kind: str, table: dict[str, Any], name: str) -> Any:
 
 
 TOKENIZER_CASES = [
-    *((name, quantizer) for name in TOKENIZERS for quantizer in QUANTIZERS),
+    *(
+        (name, quantizer)
+        for name in TOKENIZERS
+        for quantizer in QUANTIZERS
+        if (name, quantizer) != ("multiscale_vq", "gumbel")  # refused
+    ),
     *((f"vq {network}", "vq_learned") for network in NETWORKS if network != "ldm"),
 ]
 EVERY_MODEL = [(name, order) for name in MODELS for order in MODELS[name].config_class.orders]
@@ -321,12 +334,14 @@ def make_encoder(folder: Any, width: int) -> Any:
 
 @dataclass(frozen=True)
 class Recorder(Sampler):
-    """Keeps the logits of every step and takes the largest."""
+    """Keeps logits and slots of every step, and takes the largest logit."""
 
     logits: list = field(default_factory=list)
+    slots: list = field(default_factory=list)
 
     def __call__(self, logits, step, noise):
         self.logits.append(logits)
+        self.slots.append(step.slots.expand(logits.shape[:2]))
         return Draw(logits.argmax(-1), logits.new_zeros(logits.shape[:2]))
 
 

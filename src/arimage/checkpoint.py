@@ -89,6 +89,24 @@ class Layout(ABC):
             ValueError: shapes that fit no config, or hints that contradict them.
         """
 
+    def count_blocks(self, weights: Weights, wanted: int | None, prefix: str = "blocks") -> int:
+        """How many blocks the keys have.
+
+        Raises:
+            ValueError: another number than ``wanted``.
+        """
+        found = len({key.split(".")[1] for key in weights if key.startswith(f"{prefix}.")})
+        if wanted not in (None, found):
+            raise ValueError(
+                f"the file holds a {self.name} of depth {found}, not {wanted}; give the file or "
+                "the variant of that depth"
+            )
+        return found
+
+    def split(self, weights: Weights, config: Any) -> Weights:
+        """The weights, with tensors that hold several of ours cut apart."""
+        return weights
+
     def recognizes(self, weights: Weights) -> bool:
         """Whether the keys are of this family."""
         return all(key in weights for key in self.anchors)
@@ -121,7 +139,7 @@ class Layout(ABC):
         stacks: dict[str, dict[int, Tensor]] = {}
         joins: dict[str, dict[int, Tensor]] = {}
         unknown, dropped = [], []
-        for key, value in weights.items():
+        for key, value in self.split(weights, config).items():
             name = self.rename(key, config)
             if name is None:
                 (dropped if self.drops(key) else unknown).append(key)

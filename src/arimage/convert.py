@@ -126,7 +126,8 @@ def write(
     layout, weights = checkpoint.find_one(files, layouts, TRANSFORMER)
     converted = layout.convert(weights, **hints)
     config: Any = converted.config
-    image_tokenizer = tokenizers.convert(files, folder / TOKENIZER, config.scales)
+    maps = getattr(config, "scales", None)
+    image_tokenizer = tokenizers.convert(files, folder / TOKENIZER, maps)
     transformer = checkpoint.write(layout, converted, folder / TRANSFORMER)
     index = {
         "_class_name": "ImageGenerator",

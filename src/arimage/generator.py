@@ -293,7 +293,8 @@ class ImageGenerator:
         chosen = self.settings.updated(settings)
         order, decoder = self.order(chosen.num_steps), self.tokenizer.bytes_per_image
         one = image_bytes(self.transformer, order, chosen.guidance(), decoder)
-        return fitting_batch(one, budget_bytes(memory_budget, self.device))
+        budget = budget_bytes(memory_budget, self.device)
+        return fitting_batch(one, budget, *self.transformer.table_bytes)
 
     def stream(
         self,

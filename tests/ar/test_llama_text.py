@@ -141,6 +141,12 @@ def test_features_that_do_not_fit_are_told(features, mask, words):
         assert words in sentence(caught)
 
 
+def test_labels_are_not_text():
+    with pytest.raises(TypeError) as caught:
+        make_model("llama_text", "raster").prepare(torch.tensor([0]))
+    assert "got a condition of type Tensor; this model draws from text" in sentence(caught)
+
+
 def test_a_model_of_text_has_no_classes():
     with pytest.raises(ValueError) as caught:
         LlamaTextConfig(num_classes=5, **TEXT)

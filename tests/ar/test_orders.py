@@ -9,6 +9,7 @@ from tiny import MODEL_CASES, ToyFuser, make_model, make_order, sentence
 from arimage.ar.base import CONTENT, PREFIX, UNKNOWN, Draw, Known
 from arimage.ar.orders.masked import MaskedOrder
 from arimage.ar.orders.next_scale import NextScaleOrder
+from arimage.ar.orders.random import RandomOrder
 from arimage.ar.orders.raster import RasterOrder
 from arimage.ar.registry import ORDERS
 from arimage.sampling.noise import PerImageNoise
@@ -16,6 +17,7 @@ from arimage.slots import square_grids
 
 GRIDS = {
     "raster": [((2, 3),), ((4, 4),), ((1, 1),)],
+    "random": [((2, 3),), ((4, 4),), ((1, 1),)],
     "masked": [((2, 3),), ((4, 4),)],
     "next_scale": [square_grids((1, 2, 3)), square_grids((1, 3, 4, 5)), ((1, 1),)],
 }
@@ -35,11 +37,14 @@ def groups_of(name, grids):
 
 
 def rule(name, grids, prefix):
-    """(n, n) True where position q may see position k, from the definition of each order."""
+    """(n, n) True where position q may see position k, from the definition of each order.
+
+    Of a random order's positions only their places in the path are known, as of raster's.
+    """
     length = prefix + sum(h * w for h, w in grids) - (name != "masked")
     if name == "masked":
         return torch.ones(length, length, dtype=torch.bool)
-    if name == "raster":
+    if name in ("raster", "random"):
         return torch.ones(length, length, dtype=torch.bool).tril()
     scale = [0] * (prefix - 1)
     for k, slots in enumerate(groups_of(name, grids)):
@@ -162,7 +167,7 @@ def test_a_lesson_fits_the_model(name, order):
     model = make_model(name, order)
     bound = make_order(model)
     _, given = lesson(bound, batch=2)
-    hidden = model(given.inputs, model.prepare(torch.tensor([0, 1])), bound.full_step())
+    hidden = model(given.inputs, model.prepare(torch.tensor([0, 1])), given.step)
     assert model.head(hidden).shape == (*given.targets.shape, model.config.vocab_size)
     assert given.counts.shape == given.targets.shape
 
@@ -301,5 +306,10 @@ def test_known_tokens_of_another_shape_are_told():
 
 
 def test_the_registry_leads_to_these_orders():
-    bound = {"raster": RasterOrder, "masked": MaskedOrder, "next_scale": NextScaleOrder}
+    bound = {
+        "raster": RasterOrder,
+        "random": RandomOrder,
+        "masked": MaskedOrder,
+        "next_scale": NextScaleOrder,
+    }
     assert {name: ORDERS[name] for name in ORDERS} == bound

@@ -22,7 +22,7 @@ BELOW_ONE = math.nextafter(1.0, 0.0)
 
 def any_step(count):
     positions = torch.arange(count)
-    return Step(0, 1, 0, positions, positions, 0, count, cached=False, mask=None)
+    return Step(0, 1, 0, positions, positions, 0, count, cached=False, mask=None, holds=positions)
 
 
 def draw(sampler, logits, noise, count=DRAWS):

@@ -106,6 +106,12 @@ def test_scales_that_do_not_end_at_the_latent_side_are_told(scales):
     assert "expected growing sides that end with the latent side 4" in sentence(caught)
 
 
+def test_a_quantizer_that_would_not_learn_is_told():
+    with pytest.raises(ValueError) as caught:
+        MultiScaleVQConfig(quantizer="gumbel")
+    assert "got quantizer 'gumbel'" in sentence(caught)
+
+
 def test_the_number_of_phi_is_positive():
     with pytest.raises(ValueError) as caught:
         MultiScaleVQConfig(num_phi=0)

@@ -23,6 +23,7 @@ from arimage.slots import SlotTable
 C = TypeVar("C", bound="Context")
 
 UNKNOWN = -1
+NO_SLOT = -1
 PREFIX, CONTENT = 0, 1
 
 
@@ -56,11 +57,14 @@ class Step:
     Attributes:
         index, num_steps: which step of how many.
         scale: token map of the predicted slots.
-        slots: (n,) slots predicted; their logits come from the last n positions.
+        slots: (n,) slots predicted; their logits come from the last n positions. Where images are
+            in different orders: (b, n).
         positions: (m,) sequence positions embedded.
         start, stop: the same as a range; position 0 to prefix_length-1 come from the context.
         cached: whether keys and values are written to rows start..stop-1 of the cache.
         mask: (m, visible) True where a position may see another; None where it may see all.
+        holds: (m,) or (b, m) slot whose place in the image each position has; NO_SLOT in the
+            prefix.
     """
 
     index: int
@@ -72,11 +76,19 @@ class Step:
     stop: int
     cached: bool
     mask: Tensor | None
+    holds: Tensor
 
     @property
     def predicts(self) -> int:
         """How many of the last positions give logits."""
-        return len(self.slots)
+        return self.slots.shape[-1]
+
+    def tiled(self, copies: int) -> "Step":
+        """The same step for ``copies`` batches, one after the other."""
+        if self.slots.ndim == 1:
+            return self
+        slots, holds = (t.repeat(copies, 1) for t in (self.slots, self.holds))
+        return dataclasses.replace(self, slots=slots, holds=holds)
 
 
 @dataclass(frozen=True)
@@ -107,13 +119,15 @@ class State:
     """Where a generation stands.
 
     ids (b, num_slots), UNKNOWN where not chosen; canvas (b, c, h, w), what the chosen tokens add
-    up to; step, passes done; known, tokens that were given.
+    up to; step, passes done; known, tokens that were given; path (b, num_slots), the order of each
+    image, where it has one of its own.
     """
 
     ids: Tensor
     canvas: Tensor
     step: int
     known: Known | None = None
+    path: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -130,11 +144,14 @@ class Draw:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Teacher forcing: the model's inputs, targets (b, n), and which targets count (b, n)."""
+    """Teacher forcing: the model's inputs, targets (b, n), which targets count (b, n), and the one
+    uncached step that they belong to.
+    """
 
     inputs: Tensor
     targets: Tensor
     counts: Tensor
+    step: Step
 
 
 @runtime_checkable
@@ -155,6 +172,10 @@ class Noise(Protocol):
 
     def gumbel(self, count: int) -> Float[Tensor, "b n"]:
         """``count`` standard Gumbel numbers per image."""
+        ...
+
+    def skip(self, count: int) -> None:
+        """Passes over ``count`` uniform numbers per image, which published code draws unused."""
         ...
 
 
@@ -255,6 +276,7 @@ class Backbone(ArimageModel):
     main_input_name = "inputs"
     prefix_length: ClassVar[int] = 1
     takes_text: ClassVar[bool] = False
+    unused_draws: ClassVar[int] = 0  # uniform numbers per image, before the first token
     config: BackboneConfig
 
     @property
@@ -276,6 +298,14 @@ class Backbone(ArimageModel):
     def prefix_rows(self) -> int:
         """Rows of width that the first step computes for one condition; for estimates of memory."""
         return self.prefix_length
+
+    @property
+    def table_bytes(self) -> tuple[int, int]:
+        """Bytes that ``prepare`` keeps for each distinct condition, and the most for all of them.
+
+        What it keeps for each row is small and not counted.
+        """
+        return 0, 0
 
     @abstractmethod
     def prepare(self, condition: Any) -> Context:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arimage.ar.base import Cache, Step
-from arimage.ar.linear import Linear
+from arimage.ar.linear import Gelu, Linear
 from arimage.shapes import Float
 
 MANY_QUERIES = 100  # from here on products beat the fused kernel (docs/log.md)
@@ -109,16 +109,26 @@ class SwiGLU(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear, tanh-GELU, linear, with biases."""
+    """Linear, GELU (the tanh approximation, or itself with "none"), linear, with biases."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, gelu: Gelu = "tanh") -> None:
         super().__init__()
+        self.gelu: Gelu = gelu
         self.up = Linear(width, hidden)
         self.down = Linear(hidden, width)
 
     def forward(self, x: Float[Tensor, "r m width"]) -> Float[Tensor, "r m width"]:
         """Same shape out."""
-        return self.down(self.up(x, gelu=True))
+        return self.down(self.up(x, gelu=self.gelu))
+
+
+def modulate(
+    x: Float[Tensor, "r m width"],
+    scale: Float[Tensor, "r _ width"],
+    shift: Float[Tensor, "r _ width"],
+) -> Float[Tensor, "r m width"]:
+    """x * (1 + scale) + shift, after a norm (adaLN, arXiv 2212.09748)."""
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 @lru_cache(maxsize=16)

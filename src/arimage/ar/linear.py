@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from arimage.shapes import Float
 
+Gelu = Literal["none", "tanh"]  # what F.gelu calls the exact function and its approximation
 ONEDNN_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -23,9 +24,9 @@ def linear(
     weight: Float[Tensor, "o i"],
     bias: Float[Tensor, " o"] | None,
     backend: Literal["auto", "onednn", "torch"] = "auto",
-    gelu: bool = False,
+    gelu: Gelu | None = None,
 ) -> Float[Tensor, "*rows o"]:
-    """x W^T + b, then tanh-GELU if asked for; "auto" is oneDNN on a CPU without gradients.
+    """x W^T + b, then GELU if asked for; "auto" is oneDNN on a CPU without gradients.
 
     oneDNN's operator is private to torch, so it is used here alone; ``F.linear`` is its twin.
     """
@@ -33,8 +34,8 @@ def linear(
         backend = "onednn" if suits_onednn(x) and not torch.is_grad_enabled() else "torch"
     if backend == "torch":
         out = F.linear(x, weight, bias)
-        return F.gelu(out, approximate="tanh") if gelu else out
-    name, algorithm = ("gelu", "tanh") if gelu else ("none", "")
+        return F.gelu(out, approximate=gelu) if gelu else out
+    name, algorithm = ("gelu", gelu) if gelu else ("none", "")
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
 
 
@@ -57,7 +58,7 @@ class Linear(nn.Linear):
         self,
         x: Float[Tensor, "*rows i"],
         bias: Float[Tensor, " o"] | None = None,
-        gelu: bool = False,
+        gelu: Gelu | None = None,
     ) -> Float[Tensor, "*rows o"]:
         """(..., in_features) -> (..., out_features); ``bias`` replaces the own one."""
         if self.packed is not None and (torch.is_grad_enabled() or x.dtype != self.packed.dtype):

@@ -88,7 +88,7 @@ class TextProjection(nn.Module):
 
     def forward(self, x: Float[Tensor, "r n text"]) -> Float[Tensor, "r n width"]:
         """Features to the width of the transformer."""
-        return self.down(self.up(x, gelu=True))
+        return self.down(self.up(x, gelu="tanh"))
 
 
 class LlamaTextModel(LlamaModel):
@@ -120,6 +120,11 @@ class LlamaTextModel(LlamaModel):
 
     def read(self, condition: Any) -> TextFeatures:
         """The condition, if it is one for this model; errors as in ``prepare``."""
+        if not isinstance(condition, TextFeatures):
+            raise TypeError(
+                f"got a condition of type {type(condition).__name__}; this model draws from text: "
+                "give TextFeatures"
+            )
         width, tokens = condition.features.shape[-1], int(condition.mask.sum(1).max())
         if width != self.config.text_width:
             raise ValueError(

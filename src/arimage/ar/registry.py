@@ -17,6 +17,7 @@ MODELS: Registry[type[Backbone]] = Registry(
         "var": "arimage.ar.var:VARModel",
         "llama": "arimage.ar.llama:LlamaModel",
         "llama_text": "arimage.ar.llama_text:LlamaTextModel",
+        "rar": "arimage.ar.rar:RARModel",
     },
 )
 
@@ -24,6 +25,7 @@ ORDERS: Registry[type[Order]] = Registry(
     "order",
     {
         "raster": "arimage.ar.orders.raster:RasterOrder",
+        "random": "arimage.ar.orders.random:RandomOrder",
         "next_scale": "arimage.ar.orders.next_scale:NextScaleOrder",
         "masked": "arimage.ar.orders.masked:MaskedOrder",
     },
@@ -35,5 +37,6 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "var": "arimage.ar.convert.var:VARLayout",
         "llamagen": "arimage.ar.convert.llamagen:LlamaGenLayout",
         "llamagen_text": "arimage.ar.convert.llamagen:LlamaGenTextLayout",
+        "rar": "arimage.ar.convert.rar:RARLayout",
     },
 )

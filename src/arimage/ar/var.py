@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arimage.ar.base import Backbone, BackboneConfig, Cache, Context, Step
-from arimage.ar.layers import MLP, ResidualDropout, attend, split_heads
+from arimage.ar.layers import MLP, ResidualDropout, attend, modulate, split_heads
 from arimage.ar.linear import Linear
 from arimage.pretrained import strict
 from arimage.shapes import Float, Int
@@ -71,7 +71,7 @@ class Block(nn.Module):
         super().__init__()
         width = config.width
         self.layer, self.heads, self.qk_norm = layer, config.num_heads, config.qk_norm
-        self.eps = config.norm_eps
+        self.norm = nn.LayerNorm(width, config.norm_eps, elementwise_affine=False)
         self.qkv = Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
@@ -91,9 +91,9 @@ class Block(nn.Module):
     ) -> Float[Tensor, "r m width"]:
         """``table`` rows: gate, gate, scale, scale, shift, shift (attention, MLP)."""
         gate_a, gate_m, scale_a, scale_m, shift_a, shift_m = table.unsqueeze(2).unbind(1)
-        h = modulate(x, scale_a, shift_a, self.eps)
+        h = modulate(self.norm(x), scale_a, shift_a)
         x = torch.addcmul(x, gate_a, self.dropout(self.attention(h, step, cache)))
-        h = modulate(x, scale_m, shift_m, self.eps)
+        h = modulate(self.norm(x), scale_m, shift_m)
         return torch.addcmul(x, gate_m, self.dropout(self.mlp(h)))
 
     def attention(
@@ -133,6 +133,7 @@ class VARModel(Backbone):
         else:
             self.modulations = nn.ModuleList(Linear(width, 6 * width) for _ in range(config.depth))
         self.out_modulation = Linear(width, 2 * width)
+        self.norm = nn.LayerNorm(width, config.norm_eps, elementwise_affine=False)
         self.output = Linear(width, config.vocab_size)
         initialize(self)
         self.post_init()
@@ -176,7 +177,7 @@ class VARModel(Backbone):
         for layer, block in enumerate(self.blocks):
             x = block(x, context.blocks[:, layer], step, cache)
         scale, shift = context.out.unsqueeze(2).unbind(1)
-        return modulate(x[:, -step.predicts :], scale, shift, self.config.norm_eps)
+        return modulate(self.norm(x[:, -step.predicts :]), scale, shift)
 
     def head(self, hidden: Float[Tensor, "r n width"]) -> Float[Tensor, "r n vocab"]:
         """A linear layer."""
@@ -187,16 +188,6 @@ class VARModel(Backbone):
         sizes = torch.tensor([side * side for side in self.config.scales], device=device)
         index = torch.arange(len(sizes), device=device)
         return index.repeat_interleave(sizes, output_size=self.slots.num_slots)
-
-
-def modulate(
-    x: Float[Tensor, "r m width"],
-    scale: Float[Tensor, "r 1 width"],
-    shift: Float[Tensor, "r 1 width"],
-    eps: float,
-) -> Float[Tensor, "r m width"]:
-    """norm(x) * (1 + scale) + shift; the norm has no weights (adaLN, arXiv 2212.09748)."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)
 
 
 def norms(x: Float[Tensor, "r h m d"]) -> Float[Tensor, "r h m 1"]:

@@ -53,8 +53,9 @@ class Branch:
         context, cache = self.context, self.cache
         if not guided and len(context.prefix) > batch:
             context, cache = context.rows(batch), cache and cache.rows(batch)
-        if inputs is not None and guided:
-            inputs = torch.cat([inputs, inputs])
+        if guided:
+            step = step.tiled(2)
+            inputs = None if inputs is None else torch.cat([inputs, inputs])
         hidden = self.model(inputs, context, step, cache)
         if guided:  # the head is affine, so mixing before it halves its work
             hidden = hidden[batch:] + s * (hidden[:batch] - hidden[batch:])
@@ -81,6 +82,7 @@ def generate(
     Raises:
         FloatingPointError: NaN or infinity in the logits; the step is named.
     """
+    noise.skip(branches[0].model.unused_draws)
     state = order.start(noise, known)
     while (step := order.next_step(state)) is not None:
         inputs = order.inputs(state, step)

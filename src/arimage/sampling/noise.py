@@ -56,6 +56,9 @@ class PerImageNoise:
         tiny = torch.finfo(torch.float64).tiny
         return -(-self.uniform(count).clamp_min(tiny).log()).clamp_min(tiny).log()
 
+    def skip(self, count: int) -> None:
+        """Nothing: these streams are of no published code."""
+
     def choose(self, probabilities: Float[Tensor, "b n v"]) -> Int[Tensor, "b n"]:
         """Draws an id from each row by inverting its cumulative sum; zero rows never win."""
         cumulative = probabilities.double().cumsum(-1)
@@ -67,11 +70,13 @@ class PerImageNoise:
 
 
 class ReferenceNoise:
-    """One torch generator for the whole batch, drawn from in the order of VAR's published code.
+    """One torch generator for the whole batch, drawn from in the order of the published code.
 
     FoundationVision/VAR@78b9539 models/var.py autoregressive_infer_cfg: labels first, if they are
     drawn; then, per step, torch.multinomial over all rows of the batch, which is the largest
-    p / Exponential(1); then the Gumbel noise. An image depends on its place in the batch.
+    p / Exponential(1); then the Gumbel noise. Next-token code draws as that does, RAR's after a
+    number per image that it does not use (``Backbone.unused_draws``). An image depends on its
+    place in the batch.
 
     Args:
         seeds: the same integer for each image.
@@ -99,6 +104,11 @@ class ReferenceNoise:
     def gumbel(self, count: int) -> Float[Tensor, "b n"]:
         """``count`` standard Gumbel numbers per image, float32."""
         return -self._exponential((self.batch, count)).log()
+
+    def skip(self, count: int) -> None:
+        """Draws ``count`` uniform numbers per image, float32, and forgets them."""
+        if count:
+            torch.rand(self.batch, count, generator=self._generator, device=self.device)
 
     def choose(self, probabilities: Float[Tensor, "b n v"]) -> Int[Tensor, "b n"]:
         """What ``torch.multinomial`` draws from each row: it runs the same race."""

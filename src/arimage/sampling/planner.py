@@ -1,7 +1,8 @@
 """How many images fit into memory at once: an estimate, meant to be above the truth.
 
 Per image: the key-value cache, the widest step of the transformer (activations and logits) and the
-tokenizer's activations, which it states itself. Weights are not counted: they are there already.
+tokenizer's activations, which it states itself. Per batch: what the transformer prepares for each
+distinct condition (RAR's adaLN tables). Weights are not counted: they are there already.
 """
 
 import math
@@ -54,9 +55,17 @@ def budget_bytes(memory_budget: float | int | None, device: torch.device) -> int
     return int(CUDA_SHARE * (free + kept))
 
 
-def fitting_batch(per_image: int, budget: int) -> int:
-    """Images that fit into ``budget`` bytes: at least one, at most ``LARGEST_BATCH``."""
-    return min(max(budget // per_image, 1), LARGEST_BATCH)
+def fitting_batch(per_image: int, budget: int, table: int = 0, most: int = 0) -> int:
+    """Images that fit into ``budget`` bytes: at least one, at most ``LARGEST_BATCH``.
+
+    Args:
+        per_image: ``image_bytes``.
+        table, most: ``Backbone.table_bytes``: for each condition, of which there are at most one
+            per image and the null one; and for all of them.
+    """
+    of_each = (budget - table) // (per_image + table)
+    of_all = (budget - most) // per_image
+    return min(max(of_each, of_all, 1), LARGEST_BATCH)
 
 
 def check_batch_size(batch_size: int) -> int:

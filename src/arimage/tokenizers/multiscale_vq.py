@@ -56,6 +56,14 @@ class MultiScaleVQConfig(VQTokenizerConfig):
         """As VQTokenizerConfig's, one per scale."""
         return square_grids(self.scales)
 
+    def validate_quantizer(self) -> None:
+        """Not the Gumbel one: its scores learn from its draws, and a sum of maps has none."""
+        if self.quantizer == "gumbel":
+            raise ValueError(
+                "got quantizer 'gumbel', which learns to choose from its own draws; a multi-scale "
+                "tokenizer trains on sums of maps: use another quantizer"
+            )
+
     def validate_scales(self) -> None:
         """Scales grow and end at the latent side."""
         scales = list(self.scales)

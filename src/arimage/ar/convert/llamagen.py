@@ -5,6 +5,7 @@ nor the number of heads is in a file; the grid is a hint, the heads follow from 
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from arimage.ar.llama import LlamaConfig, LlamaModel
@@ -49,7 +50,32 @@ class LlamaGenLayout(Layout):
     def config(self, weights: Weights, **hints: Any) -> LlamaConfig:
         """From shapes; ``scales`` (the side of the grid), ``num_heads`` and ``depth`` are hints."""
         classes = weights["cls_embedding.embedding_table.weight"].shape[0] - 1
-        return LlamaConfig(num_classes=classes, **sizes(weights, hints))
+        return LlamaConfig(num_classes=classes, **self.sizes(weights, hints))
+
+    def sizes(self, weights: Weights, hints: dict[str, Any]) -> dict[str, Any]:
+        """Fields of a config that both kinds have.
+
+        Raises:
+            ValueError: another depth than a hint says, several token maps, or a width whose heads
+                are not known.
+        """
+        vocab_size, width = weights["tok_embeddings.weight"].shape
+        heads = hints.get("num_heads") or HEADS.get(width)
+        if heads is None:
+            raise ValueError(
+                f"the file holds a LlamaGen of width {width}, which is no published size, and no "
+                "key says how many heads it has; convert it with num_heads (arimage convert "
+                "--num-heads)"
+            )
+        side = side_of(hints.get("scales"))
+        return {
+            "grid": (side, side),
+            "vocab_size": vocab_size,
+            "depth": self.count_blocks(weights, hints.get("depth"), "layers"),
+            "width": width,
+            "num_heads": heads,
+            "mlp_hidden": weights["layers.0.feed_forward.w1.weight"].shape[0],
+        }
 
 
 class LlamaGenTextLayout(LlamaGenLayout):
@@ -73,47 +99,26 @@ class LlamaGenTextLayout(LlamaGenLayout):
     def config(self, weights: Weights, **hints: Any) -> LlamaTextConfig:
         """As for classes; the width and number of text features from the shapes."""
         tokens, width = weights["cls_embedding.uncond_embedding"].shape
-        return LlamaTextConfig(text_tokens=tokens, text_width=width, **sizes(weights, hints))
+        return LlamaTextConfig(text_tokens=tokens, text_width=width, **self.sizes(weights, hints))
 
 
-def sizes(weights: Weights, hints: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a config that both kinds have.
+def side_of(scales: Sequence[int] | None) -> int:
+    """The side of the one token map; a warning where nothing says it.
 
     Raises:
-        ValueError: another depth or grid than a hint says, or a width whose heads are not known.
+        ValueError: several token maps.
     """
-    vocab_size, width = weights["tok_embeddings.weight"].shape
-    layers = {key.split(".")[1] for key in weights if key.startswith("layers.")}
-    depth, heads = hints.get("depth"), hints.get("num_heads") or HEADS.get(width)
-    if depth is not None and depth != len(layers):
-        raise ValueError(
-            f"the file holds a LlamaGen of depth {len(layers)}, not {depth}; give the file or the "
-            "variant of that depth"
-        )
-    if heads is None:
-        raise ValueError(
-            f"the file holds a LlamaGen of width {width}, which is no published size, and no key "
-            "says how many heads it has; convert it with num_heads (arimage convert --num-heads)"
-        )
-    scales = hints.get("scales")
     if not scales:
-        scales = [SIDE]
         warnings.warn(
             f"the file does not say its grid: {SIDE} x {SIDE} tokens, 256 px, are taken; for "
             "another give variant, for example c2i-B-384, or convert it with scales (arimage "
             "convert --scales 24)",
             stacklevel=2,
         )
+        return SIDE
     if len(scales) != 1:
         raise ValueError(
             f"got scales {', '.join(map(str, scales))}; a LlamaGen has one token map: give one "
             "side, for example 16 (256 px) or 24 (384 px)"
         )
-    return {
-        "grid": (scales[0], scales[0]),
-        "vocab_size": vocab_size,
-        "depth": len(layers),
-        "width": width,
-        "num_heads": heads,
-        "mlp_hidden": weights["layers.0.feed_forward.w1.weight"].shape[0],
-    }
+    return scales[0]

@@ -60,17 +60,10 @@ class VARLayout(Layout):
         """From shapes; ``scales`` and ``depth`` are hints that must agree with the file."""
         width = weights["blocks.0.attn.mat_qkv.weight"].shape[1]
         scale_mul = weights.get("blocks.0.attn.scale_mul_1H11")
-        blocks = {key.split(".")[1] for key in weights if key.startswith("blocks.")}
-        depth = hints.get("depth")
-        if depth is not None and depth != len(blocks):
-            raise ValueError(
-                f"the file holds a VAR of depth {len(blocks)}, not {depth}; give the file or the "
-                "variant of that depth"
-            )
         hidden = weights["blocks.0.ffn.fc1.weight"].shape[0]
         return VARConfig(
             scales=infer_scales(weights, hints.get("scales")),
-            depth=len(blocks),
+            depth=self.count_blocks(weights, hints.get("depth")),
             width=width,
             num_heads=max(width // HEAD_DIM, 1) if scale_mul is None else scale_mul.numel(),
             mlp_ratio=hidden / width,

@@ -2,6 +2,7 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from arimage.ar.base import (
     CONTENT,
+    NO_SLOT,
     PREFIX,
     UNKNOWN,
     Descriptors,
@@ -88,17 +90,17 @@ class Order(ABC):
 
     def commit(self, state: State, step: Step, draw: Draw, noise: Noise) -> State:
         """The state after ``draw``: given tokens win over drawn ones, then the codes are fused."""
-        slots, given = step.slots, None
-        ids = draw.ids
+        ids, given = draw.ids, None
+        slots = step.slots.expand_as(ids)
         if state.known is not None:
-            given = state.known.mask[:, slots]
-            ids = torch.where(given, state.known.ids[:, slots], ids)
+            given = state.known.mask.gather(1, slots)
+            ids = torch.where(given, state.known.ids.gather(1, slots), ids)
         codes = self.fuser.lookup(ids)
         if draw.weights is not None:
             mixed = self.mixed(draw.weights)
             codes = mixed if given is None else torch.where(given.unsqueeze(-1), codes, mixed)
-        canvas = self.fuser.fuse(state.canvas, step.scale, slots, codes)
-        chosen = state.ids.index_copy(1, slots, ids)
+        canvas = self.fuser.fuse(state.canvas, step.scale, step.slots, codes)
+        chosen = state.ids.scatter(1, slots, ids)
         return dataclasses.replace(state, ids=chosen, canvas=canvas, step=state.step + 1)
 
     def mixed(self, weights: Float[Tensor, "b n v"]) -> Float[Tensor, "b n c"]:
@@ -109,6 +111,10 @@ class Order(ABC):
 
     def full_step(self) -> Step:
         """One uncached pass over the whole sequence that predicts every slot under the rule."""
+        return self._full_step
+
+    @cached_property
+    def _full_step(self) -> Step:
         places = self.describe()
         return Step(
             index=0,
@@ -120,7 +126,18 @@ class Order(ABC):
             stop=self.length,
             cached=False,
             mask=self._mask(places, places),
+            holds=self._held(0, self.length),
         )
+
+    def _held(self, start: int, stop: int) -> Int[Tensor, " m"]:
+        """The slot whose place each of the positions start..stop-1 has."""
+        positions = torch.arange(start, stop, device=self.device)
+        held = positions - self._content_offset()
+        return held.masked_fill(positions < self.prefix_length, NO_SLOT)
+
+    def _content_offset(self) -> int:
+        """Sequence position minus the slot whose place it has."""
+        return self.prefix_length
 
     def _mask(self, query: Descriptors, key: Descriptors) -> Tensor | None:
         mask = may_see(self.sees(query, key))
@@ -182,10 +199,6 @@ class CausalOrder(Order):
         table = self.fuser.slots
         return Descriptors(kind, group, rank, table.row[slots], table.column[slots])
 
-    @abstractmethod
-    def _content_offset(self) -> int:
-        """Sequence position minus the slot whose place it has."""
-
     def _make_step(self, index: int, span: tuple[int, int], places: Descriptors) -> Step:
         offset = self.prefix_length - 1
         start, stop = (0 if index == 0 else offset + span[0]), offset + span[1]
@@ -199,4 +212,5 @@ class CausalOrder(Order):
             stop=stop,
             cached=True,
             mask=self._mask(places.part(start, stop), places.part(0, stop)),
+            holds=self._held(start, stop),
         )

@@ -47,7 +47,6 @@ class MaskedOrder(Order):
                 "for this tokenizer"
             )
         self._num_steps, self.choice_temperature = num_steps, choice_temperature
-        self._full = self.full_step()
 
     @property
     def num_steps(self) -> int:
@@ -74,7 +73,7 @@ class MaskedOrder(Order):
 
     def step(self, index: int) -> Step:
         """All slots; only the index changes."""
-        return dataclasses.replace(self._full, index=index, num_steps=self.num_steps)
+        return dataclasses.replace(self.full_step(), index=index, num_steps=self.num_steps)
 
     def inputs(self, state: State, step: Step) -> Tensor:
         """All ids, UNKNOWN where not chosen, (b, num_slots); given tokens are there from start."""
@@ -117,4 +116,4 @@ class MaskedOrder(Order):
         place = score.argsort(1).argsort(1)
         count = (share * self.num_slots).ceil().clamp(1, self.num_slots)
         masked = (place < count).to(ids.device)
-        return Lesson(ids.masked_fill(masked, UNKNOWN), ids, masked)
+        return Lesson(ids.masked_fill(masked, UNKNOWN), ids, masked, self.full_step())

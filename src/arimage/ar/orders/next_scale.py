@@ -34,7 +34,8 @@ class NextScaleOrder(CausalOrder):
             codes = self.fuser.lookup(ids[:, step.slots])
             canvas = self.fuser.fuse(canvas, step.scale, step.slots, codes)
             views.append(self.fuser.view(canvas, step.scale + 1))
-        return Lesson(torch.cat(views, dim=1), ids, torch.ones_like(ids, dtype=torch.bool))
+        counts = torch.ones_like(ids, dtype=torch.bool)
+        return Lesson(torch.cat(views, dim=1), ids, counts, self.full_step())
 
     def _content_offset(self) -> int:
         return self.prefix_length - 1

@@ -23,11 +23,11 @@ class RasterOrder(CausalOrder):
 
     def inputs(self, state: State, step: Step) -> Tensor | None:
         """The token chosen last, (b, 1)."""
-        return None if step.index == 0 else state.ids[:, step.index - 1 : step.index]
+        if step.index == 0:
+            return None
+        return state.ids.gather(1, step.holds.expand(len(state.ids), 1))
 
     def lesson(self, ids: Int[Tensor, "b slots"], generator: torch.Generator) -> Lesson:
         """All tokens but the last in; all tokens out."""
-        return Lesson(ids[:, :-1], ids, torch.ones_like(ids, dtype=torch.bool))
-
-    def _content_offset(self) -> int:
-        return self.prefix_length
+        counts = torch.ones_like(ids, dtype=torch.bool)
+        return Lesson(ids[:, :-1], ids, counts, self.full_step())

@@ -1,0 +1,91 @@
+"""Random order: one token at a time, along a path of its own for each image (RAR, RandAR, ARPG).
+
+A *path* is a permutation of the slots, (b, slots): the slot that is predicted first, second, ...
+Steps count places in the path; ``along`` names the slots that are there. The model must be told
+them (``Step.slots``, ``Step.holds``), since neither follows from the sequence position any more.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from arimage.ar.base import NO_SLOT, Known, Lesson, Noise, State, Step
+from arimage.ar.orders.raster import RasterOrder
+from arimage.shapes import Int
+from arimage.slots import Fuser
+
+
+class RandomOrder(RasterOrder):
+    """Raster's steps and rule, on paths; an image's path is drawn from its seed.
+
+    Args:
+        path: (slots,) or (b, slots), to give paths instead.
+
+    Raises:
+        ValueError: a path that is no permutation of the slots.
+    """
+
+    def __init__(
+        self,
+        fuser: Fuser,
+        prefix_length: int,
+        device: torch.device | str,
+        path: Tensor | None = None,
+    ) -> None:
+        super().__init__(fuser, prefix_length, device)
+        if path is not None:
+            check_path(path, self.num_slots)
+            path = path.to(self.device)
+        self.path = path
+
+    def start(self, noise: Noise, known: Known | None = None) -> State:
+        """The state before the first step, with the paths."""
+        state = super().start(noise, known)
+        path = noise.gumbel(self.num_slots).argsort(-1) if self.path is None else self.path
+        return dataclasses.replace(state, path=path.expand(noise.batch, -1))
+
+    def next_step(self, state: State) -> Step | None:
+        """Raster's step at the slots of each image's path."""
+        step = super().next_step(state)
+        return None if step is None or state.path is None else along(step, state.path)
+
+    def lesson(
+        self, ids: Int[Tensor, "b slots"], generator: torch.Generator, share: float = 1.0
+    ) -> Lesson:
+        """Raster's lesson on paths: targets stand in the order of ``Lesson.step.slots``.
+
+        Args:
+            share: probability that an image has a random path; the others are in raster order.
+        """
+        path = self.path
+        if path is None:
+            path = random_paths(*ids.shape, share, generator).to(ids.device)
+        path = path.expand_as(ids)
+        taught = super().lesson(ids.gather(1, path), generator)
+        return dataclasses.replace(taught, step=along(taught.step, path))
+
+
+def along(step: Step, path: Int[Tensor, "b slots"]) -> Step:
+    """``step`` with places in the path replaced by the slots that are there."""
+    held = path[:, step.holds.clamp_min(0)].masked_fill(step.holds == NO_SLOT, NO_SLOT)
+    return dataclasses.replace(step, slots=path[:, step.slots], holds=held)
+
+
+def random_paths(
+    batch: int, num_slots: int, share: float, generator: torch.Generator
+) -> Int[Tensor, "b slots"]:
+    """Paths, each random with probability ``share`` and raster otherwise."""
+    drawn = torch.rand(batch, num_slots, generator=generator).argsort(1)
+    chosen = torch.rand(batch, 1, generator=generator) < share
+    return torch.where(chosen, drawn, torch.arange(num_slots))
+
+
+def check_path(path: Tensor, num_slots: int) -> None:
+    """Raises ValueError unless every row of ``path`` has every slot once."""
+    slots = torch.arange(num_slots, device=path.device)
+    if path.shape[-1] != num_slots or not bool((path.sort(-1).values == slots).all()):
+        raise ValueError(
+            f"got a path of shape {tuple(path.shape)} that is no permutation of the {num_slots} "
+            "slots; give every slot from 0 on once per image"
+        )
