@@ -9,7 +9,7 @@ from torch import Tensor
 
 from arimage.ar.base import Backbone, Cache, Context, Known, Noise, State, Step
 from arimage.ar.orders.base import Order
-from arimage.sampling.cache import StaticCache
+from arimage.sampling.cache import StaticCache, cache_dtype
 from arimage.sampling.guidance import Guidance
 from arimage.sampling.samplers.base import Sampler
 from arimage.shapes import Float, Int
@@ -45,7 +45,8 @@ class Branch:
         cache = None
         if order.cached:
             rows, device = len(class_labels), class_labels.device
-            cache = StaticCache.allocate(model.cache_shape, rows, order.length, model.dtype, device)
+            dtype = cache_dtype(model.dtype, device, order)
+            cache = StaticCache.allocate(model.cache_shape, rows, order.length, dtype, device)
         return cls(model, model.prepare(class_labels), cache, guidance)
 
     def logits(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "b n v"]:
