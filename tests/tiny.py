@@ -17,6 +17,7 @@ from arimage.ar.registry import MODELS, ORDERS
 from arimage.generator import ImageGenerator
 from arimage.sampling.settings import Settings
 from arimage.slots import SlotTable
+from arimage.tokenizers.conv import NETWORKS
 from arimage.tokenizers.registry import QUANTIZERS, TOKENIZERS
 
 
@@ -32,6 +33,8 @@ TINY_QUANTIZERS = {
     "vq_ema": {"vocab_size": 32, "code_dim": 6},
     "vq_cosine": {"vocab_size": 32, "code_dim": 6},
     "vq_learned": {"vocab_size": 32, "code_dim": 6},
+    "vq_learned_cosine": {"vocab_size": 32, "code_dim": 6},
+    "gumbel": {"vocab_size": 32, "code_dim": 6},
     "simvq": {"vocab_size": 32, "code_dim": 6},
     "lfq": {"vocab_size": 32, "code_dim": 5},
     "fsq": {"vocab_size": 60, "code_dim": 3, "levels": [3, 4, 5]},
@@ -49,6 +52,7 @@ TINY_TOKENIZERS = {
     "vq": CONVOLUTIONS,
     "multiscale_vq": {**CONVOLUTIONS, "scales": (1, 2, 4), "num_phi": 2},
 }
+TINY_NETWORKS = {"maskgit": {"latent_channels": 6}}  # fields of the networks besides "ldm"
 
 TINY_MODELS = {
     "llama": TinyModel(
@@ -147,7 +151,10 @@ def entry(kind: str, table: dict[str, Any], name: str) -> Any:
     return table[name]
 
 
-TOKENIZER_CASES = [(name, quantizer) for name in TOKENIZERS for quantizer in QUANTIZERS]
+TOKENIZER_CASES = [
+    *((name, quantizer) for name in TOKENIZERS for quantizer in QUANTIZERS),
+    *((f"vq {network}", "vq_learned") for network in NETWORKS if network != "ldm"),
+]
 MODEL_CASES = [(name, order) for name in MODELS for order in MODELS[name].config_class.orders]
 SIZED_MODEL_CASES = [
     (name, order, size)
@@ -177,15 +184,31 @@ def make_quantizer(name: str) -> Any:
     return quantizer.eval()
 
 
+@torch.no_grad()
+def score_by_distance(quantizer: Any) -> None:
+    """The nearest code wins, as after training; random scores use a few codes alone."""
+    codes, projection = quantizer.inner["embedding"].weight, quantizer.inner["projection"]
+    projection.weight.copy_(2 * codes)
+    projection.bias.copy_(-codes.square().sum(-1))
+
+
 def make_tokenizer(name: str, quantizer: str = "vq_ema") -> Any:
-    """In eval mode, with random weights, after one training batch."""
+    """In eval mode, with random weights, after one training batch.
+
+    ``name`` is registered; a network other than the first follows a space.
+    """
+    name, _, network = name.partition(" ")
     fields = {
         **entry("tokenizer", TINY_TOKENIZERS, name),
         **entry("quantizer", TINY_QUANTIZERS, quantizer),
     }
+    if network:
+        fields |= {"network": network, **entry("network", TINY_NETWORKS, network)}
     cls = TOKENIZERS[name]
     tokenizer = cls(cls.config_class(quantizer=quantizer, **fields))
     fill(tokenizer)
+    if quantizer == "gumbel":
+        score_by_distance(tokenizer.quantizer)
     with torch.no_grad():
         tokenizer.train()(make_images(tokenizer, 8, seed=1))
     return tokenizer.eval()

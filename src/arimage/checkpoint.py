@@ -25,6 +25,17 @@ WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.")  # of torch.compil
 DEPTH = 3  # of dicts in dicts that are searched for weights
 CODE = re.compile(r"GLOBAL|Unsupported (global|class)")
 INDEXED = re.compile(r"(.+)\[(\d+)\]")
+JOINED = re.compile(r"(.+)\+(\d+)")
+
+# Classes that trainers leave beside the weights: Lightning's callbacks, the arguments of a script.
+# An empty class of ours stands in for each; whatever else a pickle names is refused.
+BYSTANDERS = [
+    type(name, (), {"__module__": module})
+    for module, name in (
+        ("argparse", "Namespace"),
+        ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"),
+    )
+]
 
 Weights = dict[str, Tensor]
 
@@ -58,7 +69,8 @@ class Layout(ABC):
     """One family of published state dicts.
 
     Class attributes: ``model``, our class; ``anchors``, keys by which the family is recognised;
-    ``renames``, (pattern of a whole key, our name) where ``name[i]`` is entry i of a stack;
+    ``renames``, (pattern of a whole key, our name) where ``name[i]`` is entry i of a stack and
+    ``name+i`` part i of a tensor that is split along its first axis;
     ``droppable``, pattern of a whole key -> why it is not needed.
     """
 
@@ -125,6 +137,7 @@ class Layout(ABC):
             ) from error
         ours: Weights = {}
         stacks: dict[str, dict[int, Tensor]] = {}
+        joins: dict[str, dict[int, Tensor]] = {}
         unknown, dropped = [], []
         for key, value in self.split(weights, config).items():
             name = self.rename(key, config)
@@ -132,17 +145,26 @@ class Layout(ABC):
                 (dropped if self.drops(key) else unknown).append(key)
             elif match := INDEXED.fullmatch(name):
                 stacks.setdefault(match[1], {})[int(match[2])] = value
+            elif match := JOINED.fullmatch(name):
+                joins.setdefault(match[1], {})[int(match[2])] = value
             else:
                 ours[name] = value
         for name, entries in stacks.items():
             parts = [entries[i].flatten(0, -3) for i in sorted(entries)]
             ours[name] = torch.cat(parts)
+        ours |= {name: join([parts[i] for i in sorted(parts)]) for name, parts in joins.items()}
         with torch.device("meta"):
             expected = self.model(config).state_dict()
         check_complete(self.name, unknown, ours, expected)
         return Converted(
             config, {k: ours[k].reshape(v.shape) for k, v in expected.items()}, dropped
         )
+
+
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """Parts along the first axis; those that do not fit give a tensor that fits nowhere, either."""
+    fit = len({part.shape[1:] for part in parts}) == 1
+    return torch.cat([part if fit else part.flatten() for part in parts])
 
 
 def check_complete(name: str, unknown: list[str], ours: Weights, expected: Weights) -> None:
@@ -192,7 +214,8 @@ def read(path: str | Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             mmap = zipfile.is_zipfile(path)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            with torch.serialization.safe_globals(BYSTANDERS):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except MemoryError:
         raise
     except Exception as error:  # torch, safetensors and the unpickler each raise their own

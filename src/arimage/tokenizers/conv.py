@@ -1,10 +1,11 @@
 """The convolutional encoder and decoder shared by the VQGAN family (arXiv 2012.09841).
 
-Layout of LDM's ``vq-f16``, which VAR and LlamaGen follow: residual blocks, attention at the lowest
-resolution, zero padding right and below before a strided convolution, nearest up-sampling.
+Residual blocks, nearest up-sampling, group norm. In what published families differ beyond sizes is
+one record, ``Network``, chosen by name.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +13,68 @@ from torch import Tensor, nn
 from arimage.shapes import Float
 
 NORM_EPS = 1e-6  # CompVis/taming-transformers@3ba01b2 taming/modules/diffusionmodules/model.py
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """In what the encoders and decoders of one family differ from those of others.
+
+    Attributes:
+        attention: behind every block at the lowest resolution, and in the middle.
+        bias: of residual blocks and of the encoder's first convolution.
+        late_shortcut: where the width changes, the skip reads what the second convolution made,
+            not the block's input.
+        strided: down by a convolution, zeros padded right and below; otherwise by means of 2 x 2.
+        decoder_extra: blocks of a decoder's level beyond those of an encoder's.
+        encoder_kernel: of the encoder's last convolution.
+        quant_convs: between the networks and the quantizer.
+        black: the pixel value that is -1 in this package; white is 1 in all of them.
+    """
+
+    attention: bool
+    bias: bool
+    late_shortcut: bool
+    strided: bool
+    decoder_extra: int
+    encoder_kernel: int
+    quant_convs: bool
+    black: int
+
+    def read(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """From [-1, 1] to the range of the encoder."""
+        return images if self.black == -1 else (images + 1) / 2
+
+    def write(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """From the range of the decoder to [-1, 1]."""
+        return images if self.black == -1 else images * 2 - 1
+
+
+NETWORKS = {
+    # CompVis/taming-transformers@3ba01b2 taming/modules/diffusionmodules/model.py; also VAR's,
+    # and LlamaGen's (FoundationVision/LlamaGen@ce98ec4 tokenizer/tokenizer_image/vq_model.py).
+    "ldm": Network(
+        attention=True,
+        bias=True,
+        late_shortcut=False,
+        strided=True,
+        decoder_extra=1,
+        encoder_kernel=3,
+        quant_convs=True,
+        black=-1,
+    ),
+    # bytedance/1d-tokenizer@942a96f modeling/modules/maskgit_vqgan.py, after MaskGIT's own in JAX.
+    # Its TF padding is the usual one: every kernel is odd and has stride 1.
+    "maskgit": Network(
+        attention=False,
+        bias=False,
+        late_shortcut=True,
+        strided=False,
+        decoder_extra=0,
+        encoder_kernel=1,
+        quant_convs=False,
+        black=0,
+    ),
+}
 
 
 def group_norm(channels: int, groups: int) -> nn.GroupNorm:
@@ -24,19 +87,22 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
 class ResidualBlock(nn.Module):
     """norm, SiLU, 3x3 conv, twice, plus a skip (1x1 conv where the width changes)."""
 
-    def __init__(self, channels_in: int, channels: int, groups: int) -> None:
+    def __init__(self, channels_in: int, channels: int, groups: int, network: Network) -> None:
         super().__init__()
+        bias, same = network.bias, channels_in == channels
         self.norm1 = group_norm(channels_in, groups)
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1, bias=bias)
         self.norm2 = group_norm(channels, groups)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        same = channels_in == channels
-        self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels, 1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=bias)
+        self.late = network.late_shortcut and not same
+        skipped = channels if self.late else channels_in
+        self.shortcut = nn.Identity() if same else nn.Conv2d(skipped, channels, 1, bias=bias)
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """(b, channels_in, h, w) -> (b, channels, h, w)."""
         h = self.conv1(F.silu(self.norm1(x)))
-        return self.shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.shortcut(h if self.late else x) + h
 
 
 class AttentionBlock(nn.Module):
@@ -91,28 +157,29 @@ class Encoder(nn.Module):
         blocks: int,
         latent_channels: int,
         groups: int,
+        network: Network,
     ) -> None:
         super().__init__()
+        self.network = network
         widths = [channels * m for m in multipliers]
-        layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1)]
+        layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1, bias=network.bias)]
         width = channels
         for level, out in enumerate(widths):
             lowest = level == len(widths) - 1
             for _ in range(blocks):
-                layers.append(ResidualBlock(width, out, groups))
+                layers += stage(width, out, groups, network, lowest)
                 width = out
-                if lowest:
-                    layers.append(AttentionBlock(width, groups))
             if not lowest:
-                layers.append(Downsample(width))
-        layers += middle(width, groups)
+                layers.append(Downsample(width) if network.strided else nn.AvgPool2d(2))
+        layers += middle(width, groups, network)
         layers += [group_norm(width, groups), nn.SiLU()]
-        layers.append(nn.Conv2d(width, latent_channels, 3, padding=1))
+        kernel = network.encoder_kernel
+        layers.append(nn.Conv2d(width, latent_channels, kernel, padding=kernel // 2))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h2 w2"]:
         """Images in [-1, 1] to latents."""
-        return self.layers(images)
+        return self.layers(self.network.read(images))
 
 
 class Decoder(nn.Module):
@@ -125,18 +192,19 @@ class Decoder(nn.Module):
         blocks: int,
         latent_channels: int,
         groups: int,
+        network: Network,
     ) -> None:
         super().__init__()
+        self.network = network
         widths = [channels * m for m in multipliers]
         width = widths[-1]
         layers: list[nn.Module] = [nn.Conv2d(latent_channels, width, 3, padding=1)]
-        layers += middle(width, groups)
+        layers += middle(width, groups, network)
         for level in reversed(range(len(widths))):
-            for _ in range(blocks + 1):
-                layers.append(ResidualBlock(width, widths[level], groups))
+            for _ in range(blocks + network.decoder_extra):
+                lowest = level == len(widths) - 1
+                layers += stage(width, widths[level], groups, network, lowest)
                 width = widths[level]
-                if level == len(widths) - 1:
-                    layers.append(AttentionBlock(width, groups))
             if level:
                 layers.append(Upsample(width))
         layers += [group_norm(width, groups), nn.SiLU(), nn.Conv2d(width, 3, 3, padding=1)]
@@ -144,13 +212,18 @@ class Decoder(nn.Module):
 
     def forward(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h2 w2"]:
         """Latents to images, nominally in [-1, 1]."""
-        return self.layers(latents)
+        return self.network.write(self.layers(latents))
 
 
-def middle(width: int, groups: int) -> list[nn.Module]:
-    """The blocks between the two directions."""
-    return [
-        ResidualBlock(width, width, groups),
-        AttentionBlock(width, groups),
-        ResidualBlock(width, width, groups),
-    ]
+def stage(
+    width_in: int, width: int, groups: int, network: Network, lowest: bool
+) -> list[nn.Module]:
+    """A residual block, with attention at the lowest resolution if the family has any."""
+    block = ResidualBlock(width_in, width, groups, network)
+    return [block, AttentionBlock(width, groups)] if lowest and network.attention else [block]
+
+
+def middle(width: int, groups: int, network: Network) -> list[nn.Module]:
+    """The blocks between the two directions: residual, attention if any, residual."""
+    first = stage(width, width, groups, network, lowest=True)
+    return [*first, ResidualBlock(width, width, groups, network)]

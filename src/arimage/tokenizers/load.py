@@ -9,7 +9,7 @@ from arimage.files import read_json
 from arimage.pretrained import ArimageModel
 from arimage.registry import unknown_name
 from arimage.tokenizers.registry import LAYOUTS, TOKENIZERS
-from arimage.zoo import VAR_SCHEDULES, published_tokenizer
+from arimage.zoo import published_tokenizer
 
 PART = "image_tokenizer"  # its folder inside a generator's
 
@@ -19,6 +19,7 @@ def load_tokenizer(
     *,
     variant: str | None = None,
     scales: Sequence[int] | None = None,
+    image_size: int | None = None,
     revision: str | None = None,
     **kwargs: Any,
 ) -> Any:
@@ -28,6 +29,7 @@ def load_tokenizer(
         name: preset, folder, hub id or file.
         variant: the model of a hub repository whose image size is wanted.
         scales: sides of the token maps, for published files, which do not say.
+        image_size: pixels per side, for the same, instead of ``scales``; 256 without both.
         revision: of a hub repository.
         kwargs: transformers' own.
 
@@ -37,9 +39,9 @@ def load_tokenizer(
     path = Path(name)
     if not path.exists() and (preset := published_tokenizer(str(name), variant)):
         path = hub.fetch(preset.tokenizer_repo, preset.tokenizer_file, revision)
-        scales = scales or VAR_SCHEDULES[preset.image_size]
+        image_size = image_size or preset.image_size
     folder = path if path.is_file() else hub.locate(name, revision=revision)
-    folder = locate(folder, scales)
+    folder = locate(folder, scales, image_size)
     model_type = str(read_json(folder / "config.json").get("model_type", ""))
     family = model_type.removeprefix("arimage_")
     if family not in TOKENIZERS:
@@ -47,7 +49,7 @@ def load_tokenizer(
     return TOKENIZERS[family].from_pretrained(folder, **kwargs)
 
 
-def locate(path: Path, scales: Sequence[int] | None = None) -> Path:
+def locate(path: Path, scales: Sequence[int] | None = None, image_size: int | None = None) -> Path:
     """The folder with the tokenizer's config.json, for a folder or a published file."""
     for candidate in (path / PART, path):
         if (candidate / "config.json").is_file():
@@ -58,18 +60,24 @@ def locate(path: Path, scales: Sequence[int] | None = None) -> Path:
             f"no {PART}/config.json and no checkpoint in {path}; give the folder or the file of a "
             "tokenizer"
         )
-    options = f"{__version__} {PART} {scales and tuple(scales)}"
-    return hub.converted(files, options, lambda target: convert(files, target, scales))
+    options = f"{__version__} {PART} {scales and tuple(scales)} {image_size}"
+    return hub.converted(files, options, lambda target: convert(files, target, scales, image_size))
 
 
 def convert(
-    sources: Iterable[Path], target: Path, scales: Sequence[int] | None = None
+    sources: Iterable[Path],
+    target: Path,
+    scales: Sequence[int] | None = None,
+    image_size: int | None = None,
 ) -> ArimageModel:
     """Writes the tokenizer that is in one of the files; returns it, backed by the file.
+
+    ``scales`` are the sides of its token maps: of a single-scale tokenizer, of the one it has.
 
     Raises:
         ValueError: no tokenizer in them, or several.
     """
     layouts = [LAYOUTS[name]() for name in LAYOUTS]
     layout, weights = checkpoint.find_one(sources, layouts, "tokenizer")
-    return checkpoint.write(layout, layout.convert(weights, scales=scales), target)
+    converted = layout.convert(weights, scales=scales, image_size=image_size)
+    return checkpoint.write(layout, converted, target)

@@ -5,9 +5,7 @@ Token maps from coarse to fine; each codes what the coarser ones left over. The 
 convolution ``phi``. Behaviour: FoundationVision/VAR@78b9539 models/quant.py.
 """
 
-import copy
 import itertools
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -17,10 +15,10 @@ from torch import Tensor, nn
 
 from arimage.pretrained import strict
 from arimage.shapes import Float, Int
-from arimage.slots import SlotTable, square_grids
+from arimage.slots import square_grids
 from arimage.tokenizers.base import Encoding
 from arimage.tokenizers.quantizers import COMMITMENT
-from arimage.tokenizers.vq import ConvTokenizer, VQTokenizerConfig, to_map, to_rows
+from arimage.tokenizers.vq import ConvTokenizer, Grids, VQTokenizerConfig, to_map, to_rows
 
 # Which phi serves which scale of the published 10-scale schedules. Scales 2 and 7 are exact ties
 # of the formula, decided by float64 rounding: FoundationVision/VAR@78b9539 models/quant.py.
@@ -51,6 +49,11 @@ class MultiScaleVQConfig(VQTokenizerConfig):
     scales: list[int] | tuple[int, ...] = (1, 2, 3, 4)
     num_phi: int = 4
     phi_ratio: float = 0.5
+
+    @property
+    def grids(self) -> Grids:
+        """As VQTokenizerConfig's, one per scale."""
+        return square_grids(self.scales)
 
     def validate_scales(self) -> None:
         """Scales grow and end at the latent side."""
@@ -87,36 +90,21 @@ class MultiScaleVQTokenizer(ConvTokenizer):
         self.phi = nn.ModuleList(
             Phi(config.code_dim, config.phi_ratio) for _ in range(config.num_phi)
         )
-        self._set_grids(square_grids(config.scales))
         self.post_init()
 
-    @property
-    def slots(self) -> SlotTable:
-        """One token map per scale."""
-        return SlotTable(self._grids)
-
-    def at(self, grids: Sequence[tuple[int, int]]) -> "MultiScaleVQTokenizer":
-        """The same weights over other token maps, (height, width) each: images of another size.
-
-        The phi of a scale depends on its place among the scales, so another number of scales is
-        another model to the decoder. The result shares everything and is not for saving.
-
-        Raises:
-            ValueError: maps that do not grow.
-        """
-        grids = tuple((int(height), int(width)) for height, width in grids)
+    def check_grids(self, grids: Grids) -> None:
+        """Raises ValueError unless the maps grow."""
         pairs = itertools.pairwise(grids)
         if not grids or any(b == a or b[0] < a[0] or b[1] < a[1] for a, b in pairs):
             raise ValueError(
                 f"got grids {list(grids)}; expected growing (height, width) that end with the "
                 f"image size divided by {self.config.downsample_factor}"
             )
-        other = copy.copy(self)
-        other._set_grids(grids)
-        return other
 
-    def _set_grids(self, grids: tuple[tuple[int, int], ...]) -> None:
-        self._grids = grids
+    def _set_grids(self, grids: Grids) -> None:
+        """The phi of a scale depends on its place among the scales, so another number of scales is
+        another model to the decoder."""
+        super()._set_grids(grids)
         self.phi_of_scale = phi_index(len(grids), self.config.num_phi)
 
     def quantize(self, latents: Float[Tensor, "b c h w"]) -> Encoding:

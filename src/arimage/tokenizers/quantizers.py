@@ -1,4 +1,4 @@
-"""Quantizers behind one contract; all from vector-quantize-pytorch but one.
+"""Quantizers behind one contract; from vector-quantize-pytorch, but for the published ones.
 
 Swapping one is a word in a tokenizer's config (``quantizer: "vq_ema"``). The library's different
 returns (two or three values), index types and buffers outside the checkpoint end here.
@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
 
 from arimage.shapes import Float, Int
+from arimage.tokenizers.derived import Derived
 
 logger.disable("vector_quantize_pytorch")  # it reports k-means on stderr
 
 EMA_DECAY = 0.99  # VQ-VAE-2 (arXiv 1906.00446) section 3; the library's own default is 0.8
 COMMITMENT = 0.25  # VQ-VAE (arXiv 1711.00937) eq. 3
+GUMBEL_KL = 5e-4  # CompVis/taming-transformers@3ba01b2 taming/modules/vqvae/quantize.py
 DEAD_CODE_COUNT = 2  # codes used less often than this per batch (moving average) are replaced
 
 
@@ -136,9 +138,9 @@ class CosineQuantizer(EMAQuantizer):
 class LearnedQuantizer(Quantizer):
     """Nearest code in Euclidean distance, codebook by gradient (arXiv 1711.00937 eq. 3).
 
-    The published tokenizers of VAR and LlamaGen. Own code: the library only learns a codebook that
-    it also normalises or transforms. Codes start as FoundationVision/VAR@78b9539 models/quant.py
-    leaves them, as an ``nn.Embedding`` starts.
+    The published tokenizers of VAR, taming's VQGAN and MaskGIT. Own code: the library only learns a
+    codebook that it also normalises or transforms. Codes start as FoundationVision/VAR@78b9539
+    models/quant.py leaves them, as an ``nn.Embedding`` starts.
     """
 
     learned = True
@@ -149,7 +151,7 @@ class LearnedQuantizer(Quantizer):
 
     def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
         """As the contract; the loss has the codebook and commitment terms."""
-        ids = nearest_code(latents, self.inner.weight)
+        ids = self.nearest(latents)
         codes = self.lookup(ids)
         commitment = F.mse_loss(latents, codes.detach())
         loss = F.mse_loss(codes, latents.detach()) + COMMITMENT * commitment
@@ -157,9 +159,84 @@ class LearnedQuantizer(Quantizer):
             codes = latents + (codes - latents).detach()
         return Quantized(codes, ids, loss)
 
+    def nearest(self, latents: Float[Tensor, "b n c"]) -> Int[Tensor, "b n"]:
+        """Ids of the nearest codes, in float32."""
+        return nearest_code(latents, self.inner.weight)
+
     def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
         """Rows of the codebook."""
         return self.inner(ids)
+
+
+class LearnedCosineQuantizer(LearnedQuantizer):
+    """Nearest code in angle, codebook by gradient and normalised where it is read.
+
+    LlamaGen's: FoundationVision/LlamaGen@ce98ec4 tokenizer/tokenizer_image/vq_model.py with
+    ``codebook_l2_norm``. Rows of the file have any length; the codes of this quantizer have 1.
+    """
+
+    def __init__(self, vocab_size: int, code_dim: int, levels: list[int] | None = None) -> None:
+        super().__init__(vocab_size, code_dim, levels)
+        self.unit_codes = Derived()
+
+    def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
+        """As the contract; latents are compared, in the loss too, after they are normalised."""
+        return super().forward(F.normalize(latents, dim=-1))
+
+    @torch.no_grad()
+    def nearest(self, latents: Float[Tensor, "b n c"]) -> Int[Tensor, "b n"]:
+        """Ids of the codes with the smallest angle, in float32."""
+        codes = self.unit_codes.get(lambda: unit_rows(self.inner.weight), self.inner.weight)
+        return (latents.float() @ codes.T.float()).argmax(-1)
+
+    def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
+        """Normalised rows of the codebook."""
+        weight = self.inner.weight
+        if torch.is_grad_enabled():
+            return unit_rows(self.inner(ids)).to(weight.dtype)
+        return self.unit_codes.get(lambda: unit_rows(weight), weight)[ids].to(weight.dtype)
+
+
+class GumbelQuantizer(Quantizer):
+    """A code drawn from a learned distribution (arXiv 1611.01144), its mode in eval mode.
+
+    taming's f8 tokenizer: CompVis/taming-transformers@3ba01b2 taming/modules/vqvae/quantize.py,
+    which draws when it encodes, too. Codes and latents live in different spaces: the code of an id
+    need not be quantized to that id.
+    """
+
+    learned = True
+
+    def build(self) -> nn.Module:
+        """A score per code, linear in the latent; one vector per code."""
+        return nn.ModuleDict(
+            {
+                "projection": nn.Linear(self.code_dim, self.vocab_size),
+                "embedding": nn.Embedding(self.vocab_size, self.code_dim),
+            }
+        )
+
+    def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
+        """As the contract; the loss is the divergence from equally frequent codes."""
+        projection = self.inner["projection"]
+        logits = F.linear(latents.float(), projection.weight.float(), projection.bias.float())
+        log_p = logits.log_softmax(-1)
+        divergence = (log_p.exp() * (log_p + math.log(self.vocab_size))).sum(-1).mean()
+        if not self.training:
+            ids = logits.argmax(-1)
+            return Quantized(self.lookup(ids), ids, GUMBEL_KL * divergence)
+        drawn = F.gumbel_softmax(logits, hard=True)
+        codes = drawn.to(latents.dtype) @ self.inner["embedding"].weight
+        return Quantized(codes, drawn.argmax(-1), GUMBEL_KL * divergence)
+
+    def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
+        """Rows of the codebook."""
+        return self.inner["embedding"](ids)
+
+
+def unit_rows(codes: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+    """Rows of length 1, in float32 at least."""
+    return F.normalize(codes.to(torch.promote_types(codes.dtype, torch.float32)), dim=-1)
 
 
 @torch.no_grad()

@@ -25,6 +25,8 @@ QUANTIZERS: Registry[type[Quantizer]] = Registry(
         "vq_ema": "arimage.tokenizers.quantizers:EMAQuantizer",
         "vq_cosine": "arimage.tokenizers.quantizers:CosineQuantizer",
         "vq_learned": "arimage.tokenizers.quantizers:LearnedQuantizer",
+        "vq_learned_cosine": "arimage.tokenizers.quantizers:LearnedCosineQuantizer",
+        "gumbel": "arimage.tokenizers.quantizers:GumbelQuantizer",
         "simvq": "arimage.tokenizers.quantizers:SimQuantizer",
         "lfq": "arimage.tokenizers.quantizers:LookupFreeQuantizer",
         "fsq": "arimage.tokenizers.quantizers:FiniteScalarQuantizer",
@@ -35,5 +37,8 @@ LAYOUTS: Registry[type[Layout]] = Registry(
     "tokenizer layout",
     {
         "var": "arimage.tokenizers.convert.var:VARTokenizerLayout",
+        "llamagen": "arimage.tokenizers.convert.llamagen:LlamaGenTokenizerLayout",
+        "maskgit": "arimage.tokenizers.convert.maskgit:MaskGITTokenizerLayout",
+        "taming": "arimage.tokenizers.convert.taming:TamingTokenizerLayout",
     },
 )

@@ -3,12 +3,15 @@
 The next-token and masked families use this kind (LlamaGen, arXiv 2406.06525; RAR; MaskGIT).
 """
 
-from typing import ClassVar
+import copy
+from collections.abc import Sequence
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from arimage.pretrained import strict
+from arimage.registry import unknown_name
 from arimage.shapes import Float, Int
 from arimage.slots import SlotTable
 from arimage.tokenizers.base import (
@@ -17,8 +20,12 @@ from arimage.tokenizers.base import (
     TokenizerConfig,
     nearest_multiple_error,
 )
-from arimage.tokenizers.conv import Decoder, Encoder
+from arimage.tokenizers.conv import NETWORKS, Decoder, Encoder
+from arimage.tokenizers.derived import Derived
 from arimage.tokenizers.registry import QUANTIZERS
+
+T = TypeVar("T", bound="ConvTokenizer")
+Grids = tuple[tuple[int, int], ...]
 
 
 @strict
@@ -26,7 +33,8 @@ class VQTokenizerConfig(TokenizerConfig):
     """Sizes of the convolutional networks and the quantizer by name.
 
     ``channel_multipliers`` has one entry per resolution; the downsample factor is
-    2 ** (entries - 1). ``levels`` is for fsq alone.
+    2 ** (entries - 1). ``network`` names the family of the networks (conv.py); ``levels`` is for
+    fsq alone.
     """
 
     model_type = "arimage_vq"
@@ -46,8 +54,24 @@ class VQTokenizerConfig(TokenizerConfig):
     num_res_blocks: int = 1
     latent_channels: int = 32
     norm_groups: int = 32
+    network: str = "ldm"
     quantizer: str = "vq_ema"
     levels: list[int] | None = None
+
+    @property
+    def grids(self) -> Grids:
+        """(height, width) of the token maps at the native image size."""
+        return ((self.side, self.side),)
+
+    def validate_network(self) -> None:
+        """A known name; without convolutions around the quantizer its codes are the latents."""
+        if self.network not in NETWORKS:
+            raise ValueError(unknown_name("network", self.network, NETWORKS))
+        if not NETWORKS[self.network].quant_convs and self.latent_channels != self.code_dim:
+            raise ValueError(
+                f"got latent_channels {self.latent_channels} and code_dim {self.code_dim}; the "
+                f"network {self.network!r} needs them equal"
+            )
 
     def validate_sizes(self) -> None:
         """The factor follows from the multipliers; the image size is a multiple of it."""
@@ -69,25 +93,56 @@ class ConvTokenizer(ImageTokenizer):
 
     def __init__(self, config: VQTokenizerConfig) -> None:
         super().__init__(config)
+        network = NETWORKS[config.network]
         sizes = (
             config.channels,
             config.channel_multipliers,
             config.num_res_blocks,
             config.latent_channels,
             config.norm_groups,
+            network,
         )
-        pad = self.kernel // 2
         self.encoder, self.decoder = Encoder(*sizes), Decoder(*sizes)
-        self.pre_quant = nn.Conv2d(
-            config.latent_channels, config.code_dim, self.kernel, padding=pad
-        )
-        self.post_quant = nn.Conv2d(
-            config.code_dim, config.latent_channels, self.kernel, padding=pad
-        )
+        self.pre_quant = self.post_quant = nn.Identity()
+        if network.quant_convs:
+            ends, pad = (config.latent_channels, config.code_dim), self.kernel // 2
+            self.pre_quant = nn.Conv2d(*ends, self.kernel, padding=pad)
+            self.post_quant = nn.Conv2d(*ends[::-1], self.kernel, padding=pad)
         self.quantizer = QUANTIZERS[config.quantizer](
             config.vocab_size, config.code_dim, config.levels
         )
+        self._set_grids(config.grids)
         self.post_init()
+
+    @property
+    def slots(self) -> SlotTable:
+        """The token maps, coarse to fine."""
+        return SlotTable(self._grids)
+
+    def at(self: T, grids: Sequence[tuple[int, int]]) -> T:
+        """The same weights over other token maps, (height, width) each: images of another size.
+
+        The result shares everything and is not for saving.
+
+        Raises:
+            ValueError: maps that this kind of tokenizer cannot have.
+        """
+        maps = tuple((int(height), int(width)) for height, width in grids)
+        self.check_grids(maps)
+        other = copy.copy(self)
+        other._set_grids(maps)
+        return other
+
+    def check_grids(self, grids: Grids) -> None:
+        """Raises ValueError unless there is one map of at least one cell."""
+        if len(grids) != 1 or min(grids[0]) < 1:
+            raise ValueError(
+                f"got grids {list(grids)}; this tokenizer has one token map: give one (height, "
+                f"width), which is the image size divided by {self.config.downsample_factor}"
+            )
+
+    def _set_grids(self, grids: Grids) -> None:
+        self._grids = grids
 
     @property
     def full_channels(self) -> int:
@@ -104,7 +159,9 @@ class ConvTokenizer(ImageTokenizer):
         Without gradients in channels-last layout, in which the whole decoder is faster on a CPU
         (docs/log.md).
         """
-        latents = self.post_quant(canvas)
+        return self._to_images(self.post_quant(canvas))
+
+    def _to_images(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h2 w2"]:
         if not torch.is_grad_enabled():
             latents = latents.contiguous(memory_format=torch.channels_last)
         return self.decoder(latents)
@@ -119,10 +176,26 @@ class VQTokenizer(ConvTokenizer):
 
     config_class = VQTokenizerConfig
 
-    @property
-    def slots(self) -> SlotTable:
-        """One token map of side x side."""
-        return SlotTable(((self.config.side, self.config.side),))
+    def __init__(self, config: VQTokenizerConfig) -> None:
+        super().__init__(config)
+        self.decoder_codes = Derived()
+
+    def decode(self, ids: Int[Tensor, "b slots"]) -> Float[Tensor, "b 3 h w"]:
+        """As every tokenizer's. Without gradients a learned codebook and the convolution behind it
+        are one table, which changes nothing beyond rounding."""
+        folds = self.quantizer.learned and not isinstance(self.post_quant, nn.Identity)
+        if self.training or torch.is_grad_enabled() or not folds:
+            return super().decode(ids)
+        self.check_ids(ids)
+        sources = [*self.quantizer.parameters(), *self.post_quant.parameters()]
+        rows = self.decoder_codes.get(self._decoder_codes, *sources)[ids]
+        return self._to_images(to_map(rows, self.slots.grids[-1])).clamp(-1, 1)
+
+    def _decoder_codes(self) -> Float[Tensor, "v c"]:
+        """What the decoder reads for each id."""
+        ids = torch.arange(self.config.vocab_size, device=self.device)
+        codes = to_map(self.lookup(ids[None]), (len(ids), 1))
+        return to_rows(self.post_quant(codes))[0]
 
     def quantize(self, latents: Float[Tensor, "b c h w"]) -> Encoding:
         """Every cell on its own."""
