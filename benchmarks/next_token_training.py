@@ -15,7 +15,6 @@ import functools
 import json
 import os
 import platform
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -50,7 +49,7 @@ def token_sets(copies, seed):
 
 
 def curve(name, steps, every, copies, seed, progress=True):
-    """Validation loss of a recipe every so many steps: steps, losses, parameters, seconds."""
+    """Validation loss of a recipe every so many steps: steps, losses, parameters."""
     tokenizer, tokens, check = token_sets(copies, seed)
     recipe = find_recipe(name, [RATE], steps=steps, seed=seed, progress=progress)
     record = {"steps": [], "losses": []}
@@ -61,9 +60,7 @@ def curve(name, steps, every, copies, seed, progress=True):
             record["steps"].append(step)
             record["losses"].append(round(score["loss"], 4))
 
-    start = time.perf_counter()
     generator, _ = train_on_tokens(tokenizer, tokens, recipe, watch=watch)
-    record["seconds"] = round(time.perf_counter() - start, 1)
     record["parameters"] = sum(p.numel() for p in generator.transformer.parameters())
     record["anneal"] = [recipe.anneal_start, recipe.anneal_end]
     return record

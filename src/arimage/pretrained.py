@@ -175,6 +175,18 @@ def check_device(device: torch.device | str) -> None:
         raise ValueError(text) from error
 
 
+def default_dtype(device: torch.device | str) -> torch.dtype:
+    """bfloat16 where the device computes in it (a CPU with AVX-512-BF16 or AMX), else float32."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = kind == "cpu" and (
+            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        )
+    return torch.bfloat16 if native else torch.float32
+
+
 def rebuild_buffers(model: nn.Module) -> None:
     """Refills tensors that live outside the checkpoint (``rebuild_buffers`` of each module)."""
     for module in model.modules():

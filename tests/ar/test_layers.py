@@ -1,10 +1,23 @@
 """Rotary positions, norms, masks and label dropout."""
 
+import dataclasses
+
 import pytest
 import torch
+import torch.nn.functional as F
+from tiny import make_tokenizer
 
+from arimage.ar import layers
 from arimage.ar.base import drop_labels, may_see
-from arimage.ar.layers import Linear, RMSNorm, SwiGLU, linear, rotary_2d, rotate
+from arimage.ar.layers import (
+    RMSNorm,
+    SwiGLU,
+    attend,
+    attend_by_products,
+    rotary_2d,
+    rotate,
+)
+from arimage.ar.orders.raster import RasterOrder
 
 CPU = torch.device("cpu")
 
@@ -102,31 +115,47 @@ def test_labels_are_dropped_at_the_rate(rate):
     assert labels.max() == 9
 
 
-@pytest.mark.parametrize("shape", [(5,), (2, 1), (3, 7), (2, 3, 130)], ids=str)
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("gelu", [True, False])
-def test_both_backends_of_linear_agree(shape, bias, gelu):
-    layer = Linear(24, 40, bias=bias)
-    x = torch.randn(*shape, 24)
+@pytest.mark.parametrize(("rows", "queries", "keys"), [(1, 100, 100), (3, 130, 257), (2, 169, 424)])
+@pytest.mark.parametrize("bound", [4.0, 10.0])
+def test_attention_by_products_is_as_exact_as_the_fused_kernel(rows, queries, keys, bound):
+    torch.manual_seed(0)
+    exact = [
+        F.normalize(torch.randn(rows, 4, n, 32, dtype=torch.float64), dim=-1)
+        for n in (queries, keys)
+    ]
+    q, k, v = exact[0] * bound, exact[1], torch.randn(rows, 4, keys, 32, dtype=torch.float64)
+    wanted = F.scaled_dot_product_attention(q, k, v, scale=1.0)
+    q, k, v = (x.bfloat16() for x in (q, k, v))
+    cached = torch.randn(2, rows, 4, keys + 5, 32).bfloat16()  # views of a cache, as in the loop
+    cached[0, :, :, :keys], cached[1, :, :, :keys] = k, v
     with torch.no_grad():
-        plain = linear(x, layer.weight, layer.bias, backend="torch", gelu=gelu)
-        fast = linear(x, layer.weight, layer.bias, backend="onednn", gelu=gelu)
-        assert torch.equal(linear(x, layer.weight, layer.bias, gelu=gelu), fast)
-        strided = x.transpose(0, -1).contiguous().transpose(0, -1)
-        assert torch.allclose(
-            linear(strided, layer.weight, layer.bias, gelu=gelu), plain, atol=1e-5
-        )
-    assert fast.shape == plain.shape == (*shape, 40)
-    assert torch.allclose(fast, plain, atol=1e-5)
-    other = linear(x + 0.1, layer.weight, layer.bias, "onednn", gelu=gelu)
-    assert not torch.allclose(other, plain, atol=1e-3)
+        fast = attend_by_products(q, *cached[:, :, :, :keys], 1.0)
+        fused = F.scaled_dot_product_attention(q, k, v, scale=1.0)
+        scaled = attend_by_products(q / 2, k, v, 2.0)
+    error, usual = ((x.double() - wanted).norm() / wanted.norm() for x in (fast, fused))
+    assert error < 2.5 * usual
+    assert torch.allclose(scaled.float(), fast.float(), atol=1e-2)
+    assert not torch.allclose(attend_by_products(q, k, v, 2.0).float(), fast.float(), atol=1e-2)
 
 
-def test_gradients_go_through_the_plain_product():
-    layer = Linear(6, 4)
-    x = torch.randn(3, 6)
-    layer(x).square().sum().backward()
-    assert layer.weight.grad.abs().sum() > 0
-    half = Linear(6, 4).to(torch.bfloat16)
+@pytest.mark.parametrize(
+    ("dtype", "bounded", "taken"),
+    [
+        (torch.bfloat16, True, True),
+        (torch.bfloat16, False, False),
+        (torch.float32, True, False),
+    ],
+)
+def test_products_are_taken_where_scores_are_bounded(dtype, bounded, taken, monkeypatch):
+    called = []
+    monkeypatch.setattr(layers, "attend_by_products", lambda q, *_: called.append(q) or q)
+    q, k, v = (torch.randn(1, 2, 128, 16).to(dtype) for _ in range(3))
+    order = RasterOrder(make_tokenizer("vq"), 1, CPU)
+    step = dataclasses.replace(order.step(0), cached=False, mask=None)
     with torch.no_grad():
-        assert half(x.to(torch.bfloat16)).dtype == torch.bfloat16
+        attend(q, k, v, step, None, 0, 1.0, bounded)
+        assert bool(called) == taken
+        short = (x[:, :, :20] for x in (q, k, v))
+        attend(*short, step, None, 0, 1.0, bounded)
+    attend(q, k, v, step, None, 0, 1.0, bounded)  # gradients
+    assert len(called) == taken

@@ -1,5 +1,6 @@
 """RAR against recorded outputs of the reference (tests/golden/rar); each has a negative twin."""
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import pytest
@@ -10,6 +11,7 @@ from published import case as recorded
 from published import full_size, save_part
 from tiny import sentence
 
+from arimage import hub
 from arimage.ar.convert.rar import RARLayout
 from arimage.ar.orders.random import RandomOrder
 from arimage.generator import ImageGenerator
@@ -44,6 +46,29 @@ def test_a_file_loads_with_the_settings_of_the_demo(case):
     settings = case.generator.settings
     assert (settings.guidance_scale, settings.guidance_schedule) == (4.0, "constant")
     assert case.generator.class_names is None
+
+
+def test_a_size_loads_by_repository_and_variant(case, tmp_path, monkeypatch):
+    """With the settings of its score and both files from where they are published."""
+    files, asked = {}, []
+    for part in ("rar", "maskgit_vqgan"):
+        files[part] = save_part("rar", part, tmp_path)
+
+    def fetch(repo, name, revision=None):
+        asked.append((repo, name))
+        return files["rar" if name == "rar_b.bin" else "maskgit_vqgan"]
+
+    preset = dataclasses.replace(PRESETS["rar-b"], depth=3)
+    monkeypatch.setitem(PRESETS, "rar-b", preset)
+    monkeypatch.setattr(hub, "fetch", fetch)
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    generator = ImageGenerator.from_pretrained("yucornetto/RAR", variant="rar-b")
+    published = [("yucornetto/RAR", "rar_b.bin"), (preset.tokenizer_repo, preset.tokenizer_file)]
+    assert asked == published
+    assert generator.settings.guidance_schedule == PowerCosine(2.75)
+    labels = case.expected["gen_labels"].tolist()
+    ids = generator(labels, seeds=0, rng="reference").ids
+    assert torch.equal(ids, case.expected["seeded_pow_ids"])
 
 
 def test_the_config_is_what_the_reference_was_built_with(case):

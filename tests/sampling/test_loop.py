@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import MODEL_CASES, make_model, make_order, sentence
+from tiny import MODEL_CASES, make_generator, make_model, make_order, sentence
 
 from arimage.ar.base import UNKNOWN, Cache, CacheShape, Known
 from arimage.sampling.cache import StaticCache
@@ -94,6 +94,7 @@ def test_a_cache_returns_every_row_up_to_the_last_written():
     order = make_order(make_model("var", "next_scale"))
     cache = StaticCache.allocate(CacheShape(2, 3, 4), 5, order.length, torch.float32, "cpu")
     assert isinstance(cache, Cache)
+    cache.keys.zero_()
     written = []
     for index in range(order.num_steps):
         step = order.step(index)
@@ -107,6 +108,23 @@ def test_a_cache_returns_every_row_up_to_the_last_written():
 
 def test_rows_of_a_cache_are_the_same_memory():
     cache = StaticCache.allocate(CacheShape(1, 1, 2), 4, 3, torch.float32, "cpu")
+    cache.keys.zero_()
     cache.rows(2).keys.fill_(1)
     assert (cache.keys[:, :2] == 1).all()
     assert (cache.keys[:, 2:] == 0).all()
+
+
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_what_was_in_the_memory_of_a_cache_is_never_read(name, order, monkeypatch):
+    generator = make_generator(name, order, guidance_scale=2.0)
+    clean = generator([0, 1], seeds=3, output_type="pixels").ids
+    allocate = StaticCache.allocate
+
+    def poisoned(*arguments):
+        cache = allocate(*arguments)
+        cache.keys.fill_(torch.nan)
+        cache.values.fill_(torch.nan)
+        return cache
+
+    monkeypatch.setattr(StaticCache, "allocate", poisoned)
+    assert torch.equal(generator([0, 1], seeds=3, output_type="pixels").ids, clean)

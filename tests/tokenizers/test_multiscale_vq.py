@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from tiny import make_images, make_tokenizer, sentence
 
-from arimage.tokenizers.multiscale_vq import MultiScaleVQConfig, phi_index
+from arimage.tokenizers.multiscale_vq import MultiScaleVQConfig, bicubic, phi_index, upsample
 from arimage.tokenizers.quantizers import COMMITMENT
 from arimage.tokenizers.registry import TOKENIZERS
 
@@ -106,6 +106,12 @@ def test_scales_that_do_not_end_at_the_latent_side_are_told(scales):
     assert "expected growing sides that end with the latent side 4" in sentence(caught)
 
 
+def test_a_quantizer_that_would_not_learn_is_told():
+    with pytest.raises(ValueError) as caught:
+        MultiScaleVQConfig(quantizer="gumbel")
+    assert "got quantizer 'gumbel'" in sentence(caught)
+
+
 def test_the_number_of_phi_is_positive():
     with pytest.raises(ValueError) as caught:
         MultiScaleVQConfig(num_phi=0)
@@ -170,3 +176,27 @@ def test_an_image_of_another_size_than_the_maps_is_told():
     with pytest.raises(ValueError) as caught:
         tokenizer.encode(torch.zeros(1, 3, 16, 16))
     assert "takes 16 x 28" in sentence(caught)
+
+
+@pytest.mark.parametrize("small", [(1, 1), (2, 3), (5, 4), (13, 10)], ids=str)
+@pytest.mark.parametrize("size", [(16, 16), (13, 20)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_matrices_are_the_bicubic_upsampling(small, size, dtype):
+    x = torch.randn(2, 3, *small, generator=torch.Generator().manual_seed(0)).to(dtype)
+    wanted = F.interpolate(x.double(), size, mode="bicubic")
+    found = upsample(x, size)
+    assert found.dtype == dtype
+    usual = (F.interpolate(x, size, mode="bicubic") - wanted).abs().max()
+    assert (found - wanted).abs().max() <= 1.5 * usual + 1e-7
+    if small != (1, 1):
+        other = F.interpolate(x.double(), size, mode="bilinear")
+        assert not torch.allclose(found.double(), other, atol=1e-2)
+
+
+def test_the_matrices_serve_training_after_sampling():
+    bicubic.cache_clear()
+    with torch.inference_mode():
+        upsample(torch.zeros(1, 1, 2, 2), (4, 4))
+    x = torch.randn(1, 1, 2, 2, requires_grad=True)
+    upsample(x, (4, 4)).sum().backward()
+    assert x.grad.sum().item() == pytest.approx(16, abs=1e-4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import TINY_QUANTIZERS, make_quantizer, sentence
 
-from arimage.tokenizers.quantizers import Quantizer
+from arimage.tokenizers.quantizers import GUMBEL_KL, Quantizer
 from arimage.tokenizers.registry import QUANTIZERS
 
 
@@ -49,7 +49,7 @@ def test_a_neighbouring_id_is_another_code(name):
     assert not round_trips(quantizer, lambda ids: quantizer.lookup((ids + 1) % 32))
 
 
-@pytest.mark.parametrize("name", ["vq_ema", "vq_cosine", "vq_learned", "simvq", "lfq"])
+@pytest.mark.parametrize("name", sorted(set(QUANTIZERS) - {"fsq", "gumbel"}))
 def test_a_code_is_quantized_to_itself(name):
     quantizer = make_quantizer(name)
     ids = torch.arange(quantizer.vocab_size)[None]
@@ -63,8 +63,9 @@ def test_the_nearest_code_is_chosen(name):
     assert torch.equal(quantizer(z).ids, torch.cdist(z, all_codes(quantizer)[None]).argmin(-1))
 
 
-def test_the_cosine_quantizer_looks_at_angles_alone():
-    quantizer = make_quantizer("vq_cosine")
+@pytest.mark.parametrize("name", ["vq_cosine", "vq_learned_cosine"])
+def test_a_cosine_quantizer_looks_at_angles_alone(name):
+    quantizer = make_quantizer(name)
     z = latents(quantizer)
     assert torch.equal(quantizer(z).ids, quantizer(z * 7).ids)
     codes = all_codes(quantizer)
@@ -157,3 +158,26 @@ def test_tensors_outside_the_checkpoint_are_rebuilt(name):
             buffer.fill_(77)
     quantizer.rebuild_buffers()
     assert all(torch.equal(v, before[k]) for k, v in quantizer.named_buffers())
+
+
+def test_the_gumbel_quantizer_draws_while_it_trains():
+    quantizer, draws = make_quantizer("gumbel"), []
+    z = latents(quantizer, 1, 1).expand(1, 20000, -1)
+    logits = quantizer.inner["projection"](z[0, 0])
+    assert (quantizer(z).ids == logits.argmax()).all()
+    codes, draws, _ = quantizer.train()(z)
+    assert torch.allclose(codes, quantizer.lookup(draws), atol=1e-5)
+    frequency = torch.bincount(draws[0], minlength=32) / 20000
+    assert (frequency - logits.softmax(-1)).abs().max() < 0.015  # four deviations of a half
+
+
+def test_the_loss_of_the_gumbel_quantizer_is_the_divergence_from_equally_frequent_codes():
+    quantizer = make_quantizer("gumbel")
+    z = latents(quantizer)
+    p = torch.distributions.Categorical(logits=quantizer.inner["projection"](z))
+    even = torch.distributions.Categorical(logits=torch.zeros(32))
+    divergence = torch.distributions.kl_divergence(p, even).mean()
+    assert quantizer(z).loss.item() == pytest.approx(GUMBEL_KL * divergence.item(), rel=1e-4)
+    torch.nn.init.zeros_(quantizer.inner["projection"].weight)
+    torch.nn.init.ones_(quantizer.inner["projection"].bias)
+    assert quantizer(z).loss.item() == pytest.approx(0, abs=1e-8)

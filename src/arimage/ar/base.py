@@ -7,13 +7,14 @@ see, and the slots it predicts. Unknown tokens have id -1 everywhere.
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from arimage.ar.linear import pack, unpack
 from arimage.pretrained import ArimageConfig, ArimageModel
 from arimage.registry import unknown_name
 from arimage.shapes import Bool, Float, Int
@@ -316,6 +317,28 @@ class Backbone(ArimageModel):
     @abstractmethod
     def head(self, hidden: Float[Tensor, "r n width"]) -> Float[Tensor, "r n vocab"]:
         """Hidden states to logits; affine, so that guidance may be mixed before it."""
+
+    def pack(self) -> None:
+        """Puts the weights into the order that sampling reads fastest; see ar/linear.py."""
+        pack(self)
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """As every module's; packed weights are put back first."""
+        unpack(self)
+        return super().named_parameters(*args, **kwargs)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the first parameter, packed or not."""
+        return self._first_parameter().device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the first parameter, packed or not."""
+        return self._first_parameter().dtype
+
+    def _first_parameter(self) -> nn.Parameter:
+        return next(super().named_parameters())[1]
 
 
 def may_see(mask: Bool[Tensor, "m n"]) -> Tensor | None:

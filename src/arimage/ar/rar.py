@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arimage.ar.base import Backbone, BackboneConfig, Cache, Context, Step
-from arimage.ar.layers import MLP, Linear, ResidualDropout, attend, modulate, split_heads
+from arimage.ar.layers import MLP, ResidualDropout, attend, modulate, split_heads
+from arimage.ar.linear import Linear
 from arimage.pretrained import strict
 from arimage.shapes import Float, Int
 from arimage.slots import SlotTable
@@ -78,7 +79,7 @@ class Block(nn.Module):
         self.query_norm, self.key_norm = nn.LayerNorm(head_dim, eps), nn.LayerNorm(head_dim, eps)
         self.project = Linear(width, width)
         self.mlp_norm = nn.LayerNorm(width, eps)
-        self.mlp = MLP(width, config.mlp_hidden, exact=True)
+        self.mlp = MLP(width, config.mlp_hidden, gelu="none")
         self.dropout = ResidualDropout(config.dropout)
 
     def forward(
@@ -91,9 +92,9 @@ class Block(nn.Module):
         """``table``: shift, scale, gate of the attention, then of the MLP, for each position."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = table.chunk(6, dim=-1)
         h = modulate(self.attention_norm(x), scale_a, shift_a)
-        x = x + gate_a * self.dropout(self.attention(h, step, cache))
+        x = torch.addcmul(x, gate_a, self.dropout(self.attention(h, step, cache)))
         h = modulate(self.mlp_norm(x), scale_m, shift_m)
-        return x + gate_m * self.dropout(self.mlp(h))
+        return torch.addcmul(x, gate_m, self.dropout(self.mlp(h)))
 
     def attention(
         self, x: Float[Tensor, "r m width"], step: Step, cache: Cache | None

@@ -14,15 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arimage.ar.base import Backbone, BackboneConfig, Cache, Context, Step
-from arimage.ar.layers import (
-    MLP,
-    Linear,
-    ResidualDropout,
-    attend,
-    linear,
-    modulate,
-    split_heads,
-)
+from arimage.ar.layers import MLP, ResidualDropout, attend, modulate, split_heads
+from arimage.ar.linear import Linear
 from arimage.pretrained import strict
 from arimage.shapes import Float, Int
 from arimage.slots import SlotTable, square_grids
@@ -30,6 +23,7 @@ from arimage.slots import SlotTable, square_grids
 MAX_LOG_SCALE = math.log(100)  # FoundationVision/VAR@78b9539 models/basic_var.py, SelfAttention
 START_SCALE = 4.0  # of exp(log_scale), the same class
 PLAIN_SCALE = 0.25  # times head_dim ** -0.5 where q and k are not normalised, the same class
+NORM_BOUND = 1e-12  # eps of F.normalize, which the same class calls
 HEAD_INIT, MODULATION_INIT, GATE_INIT = 0.02, 0.5, 1e-3  # models/var.py init_weights, d16 recipe
 
 
@@ -98,23 +92,23 @@ class Block(nn.Module):
         """``table`` rows: gate, gate, scale, scale, shift, shift (attention, MLP)."""
         gate_a, gate_m, scale_a, scale_m, shift_a, shift_m = table.unsqueeze(2).unbind(1)
         h = modulate(self.norm(x), scale_a, shift_a)
-        x = x + gate_a * self.dropout(self.attention(h, step, cache))
+        x = torch.addcmul(x, gate_a, self.dropout(self.attention(h, step, cache)))
         h = modulate(self.norm(x), scale_m, shift_m)
-        return x + gate_m * self.dropout(self.mlp(h))
+        return torch.addcmul(x, gate_m, self.dropout(self.mlp(h)))
 
     def attention(
         self, x: Float[Tensor, "r m width"], step: Step, cache: Cache | None
     ) -> Float[Tensor, "r m width"]:
         """Self-attention; keys have no bias."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        q, k, v = linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
+        q, k, v = self.qkv(x, bias).chunk(3, dim=-1)
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
         scale = PLAIN_SCALE * q.shape[-1] ** -0.5
         if self.qk_norm:
-            q = F.normalize(q, dim=-1) * self.log_scale.clamp_max(MAX_LOG_SCALE).exp()
-            k, scale = F.normalize(k, dim=-1), 1.0
+            q = q * (self.log_scale.clamp_max(MAX_LOG_SCALE).exp() / norms(q)).to(q.dtype)
+            k, scale = k / norms(k), 1.0
         q, k = q.to(v.dtype), k.to(v.dtype)
-        return self.project(attend(q, k, v, step, cache, self.layer, scale))
+        return self.project(attend(q, k, v, step, cache, self.layer, scale, self.qk_norm))
 
 
 class VARModel(Backbone):
@@ -194,6 +188,11 @@ class VARModel(Backbone):
         sizes = torch.tensor([side * side for side in self.config.scales], device=device)
         index = torch.arange(len(sizes), device=device)
         return index.repeat_interleave(sizes, output_size=self.slots.num_slots)
+
+
+def norms(x: Float[Tensor, "r h m d"]) -> Float[Tensor, "r h m 1"]:
+    """Lengths of the last axis, not below ``F.normalize``'s bound."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(NORM_BOUND)
 
 
 @torch.no_grad()

@@ -25,9 +25,9 @@ class StaticCache:
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> "StaticCache":
-        """Memory for ``rows`` sequences of ``length`` positions."""
+        """Memory for ``rows`` sequences of ``length`` positions; what is in it is never read."""
         size = (shape.layers, rows, shape.heads, length, shape.head_dim)
-        return cls(*(torch.zeros(size, dtype=dtype, device=device) for _ in range(2)))
+        return cls(*(torch.empty(size, dtype=dtype, device=device) for _ in range(2)))
 
     def update(
         self,

@@ -38,6 +38,7 @@ class Branch:
         cls, model: Backbone, order: Order, class_labels: Int[Tensor, " b"], guidance: Guidance
     ) -> "Branch":
         """Prepares the context and allocates the cache for a batch of labels."""
+        model.pack()
         if guidance.last_active(order.num_steps) >= 0:
             null = torch.full_like(class_labels, model.config.null_class)
             class_labels = torch.cat([class_labels, null])

@@ -91,8 +91,9 @@ class ImageTokenizer(ArimageModel):
     @property
     def bytes_per_image(self) -> int:
         """Estimated peak while one image is encoded or decoded (weights not counted)."""
-        side = self.config.image_size
-        return FULL_MAPS * self.full_channels * side * side * self.dtype.itemsize
+        height, width = self.slots.grids[-1]
+        pixels = height * width * self.config.downsample_factor**2
+        return FULL_MAPS * self.full_channels * pixels * self.dtype.itemsize
 
     @abstractmethod
     def encode_latents(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h2 w2"]:

@@ -7,6 +7,7 @@ one record, ``Network``, chosen by name.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -84,6 +85,11 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=NORM_EPS)
 
 
+def silu(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """x * sigmoid(x), in the memory of ``x`` where no gradient needs it."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 class ResidualBlock(nn.Module):
     """norm, SiLU, 3x3 conv, twice, plus a skip (1x1 conv where the width changes)."""
 
@@ -100,9 +106,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """(b, channels_in, h, w) -> (b, channels, h, w)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        return self.shortcut(h if self.late else x) + h
+        h = self.conv2(silu(self.norm2(self.conv1(silu(self.norm1(x))))))
+        skip = self.shortcut(h if self.late else x)
+        return h + skip if torch.is_grad_enabled() else h.add_(skip)
 
 
 class AttentionBlock(nn.Module):

@@ -6,6 +6,7 @@ convolution ``phi``. Behaviour: FoundationVision/VAR@78b9539 models/quant.py.
 """
 
 import itertools
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -54,6 +55,14 @@ class MultiScaleVQConfig(VQTokenizerConfig):
     def grids(self) -> Grids:
         """As VQTokenizerConfig's, one per scale."""
         return square_grids(self.scales)
+
+    def validate_quantizer(self) -> None:
+        """Not the Gumbel one: its scores learn from its draws, and a sum of maps has none."""
+        if self.quantizer == "gumbel":
+            raise ValueError(
+                "got quantizer 'gumbel', which learns to choose from its own draws; a multi-scale "
+                "tokenizer trains on sums of maps: use another quantizer"
+            )
 
     def validate_scales(self) -> None:
         """Scales grow and end at the latent side."""
@@ -143,7 +152,7 @@ class MultiScaleVQTokenizer(ConvTokenizer):
         grids = self.slots.grids
         full = to_map(codes, grids[scale])
         if scale < len(grids) - 1:
-            full = F.interpolate(full, grids[-1], mode="bicubic")
+            full = upsample(full, grids[-1])
         return self.phi[self.phi_of_scale[scale]](full)
 
     def fuse(
@@ -159,3 +168,18 @@ class MultiScaleVQTokenizer(ConvTokenizer):
     def view(self, canvas: Float[Tensor, "b c h w"], scale: int) -> Float[Tensor, "b n c"]:
         """The canvas area-resized to the token map of ``scale``."""
         return to_rows(F.interpolate(canvas, self.slots.grids[scale], mode="area"))
+
+
+def upsample(x: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c h2 w2"]:
+    """Bicubic, as two products with matrices that are made once per size; in float32."""
+    rows = bicubic(x.shape[2], size[0], x.device)
+    columns = bicubic(x.shape[3], size[1], x.device)
+    return (rows @ x.float() @ columns.T).to(x.dtype)
+
+
+@lru_cache(maxsize=128)
+def bicubic(small: int, large: int, device: torch.device) -> Float[Tensor, "large small"]:
+    """What ``F.interpolate`` does along one axis: each column is the answer to one unit vector."""
+    with torch.inference_mode(False), torch.no_grad():  # made while sampling, used in training
+        units = torch.eye(small, device=device)[None, None]
+        return F.interpolate(units, (small, large), mode="bicubic")[0, 0].T.contiguous()

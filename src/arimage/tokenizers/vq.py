@@ -85,6 +85,9 @@ class VQTokenizerConfig(TokenizerConfig):
             raise ValueError(nearest_multiple_error(self.image_size, factor))
 
 
+PIECE_PIXELS = 256 * 256  # larger maps leave the caches of a CPU
+
+
 class ConvTokenizer(ImageTokenizer):
     """The convolutional shell: encoder, decoder, quantizer; subclasses say how tokens fuse."""
 
@@ -156,15 +159,20 @@ class ConvTokenizer(ImageTokenizer):
     def decode_canvas(self, canvas: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h2 w2"]:
         """(b, code_dim, h, w) -> (b, 3, f*h, f*w), not clamped.
 
-        Without gradients in channels-last layout, in which the whole decoder is faster on a CPU
-        (docs/log.md).
+        Without gradients in channels-last layout and, on a CPU, no more than ``PIECE_PIXELS`` at
+        once: the whole decoder is faster so (docs/log.md).
         """
         return self._to_images(self.post_quant(canvas))
 
     def _to_images(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h2 w2"]:
-        if not torch.is_grad_enabled():
-            latents = latents.contiguous(memory_format=torch.channels_last)
-        return self.decoder(latents)
+        if torch.is_grad_enabled():
+            return self.decoder(latents)
+        latents = latents.contiguous(memory_format=torch.channels_last)
+        if latents.device.type != "cpu":
+            return self.decoder(latents)
+        cells = latents.shape[2] * latents.shape[3]
+        size = max(1, PIECE_PIXELS // (cells * self.config.downsample_factor**2))
+        return torch.cat([self.decoder(piece) for piece in latents.split(size)])
 
     def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
         """Code vectors of ids."""

@@ -66,19 +66,24 @@ def teacher(
     order: Order, transformer: Backbone, recipe: TransformerRecipe
 ) -> Callable[[Tensor, Batch], Lesson]:
     """The lesson of a batch: the order's, or at first on random paths where the recipe says so."""
+    check_orders(recipe, transformer)
     if not recipe.anneal_end:
         return lambda ids, batch: order.lesson(ids, batch.generator)
+    paths = RandomOrder(order.fuser, order.prefix_length, order.device)
+    return lambda ids, batch: paths.lesson(
+        ids, batch.generator, recipe.random_share(batch.progress)
+    )
+
+
+def check_orders(recipe: TransformerRecipe, transformer: Backbone) -> None:
+    """Raises ValueError for random orders and a model that knows none."""
     known = transformer.config.orders
-    if "random" not in known:
+    if recipe.anneal_end and "random" not in known:
         raise ValueError(
             f"the recipe teaches random orders and {type(transformer).__name__} knows "
             f"{', '.join(known)}; use a model that is told which token comes next (rar), or set "
             "anneal_start and anneal_end to 0"
         )
-    paths = RandomOrder(order.fuser, order.prefix_length, order.device)
-    return lambda ids, batch: paths.lesson(
-        ids, batch.generator, recipe.random_share(batch.progress)
-    )
 
 
 @torch.no_grad()

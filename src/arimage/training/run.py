@@ -10,6 +10,7 @@ import torch
 
 from arimage.files import new_files, write_json, write_text
 from arimage.generator import ImageGenerator
+from arimage.training.ar_trainer import check_orders
 from arimage.training.common import History
 from arimage.training.data import load_folder
 from arimage.training.fine_tune import fine_tune
@@ -115,6 +116,7 @@ def _fine_tune(source: Source, recipe: TransformerRecipe) -> Trained:
         raise ValueError(
             f"got order {source.order!r}, but {source.start} was trained in {order!r}; leave it out"
         )
+    check_orders(recipe, generator.transformer)
     tokens = _tokens_for(generator, source, recipe)
     tuned, history = fine_tune(generator, tokens, recipe)
     name = Path(source.start).resolve().name if Path(source.start).is_dir() else source.start
