@@ -15,7 +15,6 @@ of its own. The last line is one JSON object.
 import argparse
 import functools
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -25,7 +24,6 @@ from collections import deque
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-
 
 import torch
 from systems import PEERS, Peer, TransformersLlama, ours, ours_from

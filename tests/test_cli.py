@@ -122,6 +122,19 @@ def test_train_writes_its_losses_and_its_recipe(tmp_path):
     assert str(tmp_path) not in json.dumps(record)
 
 
+@pytest.mark.parametrize("recipe", ["llamagen", "rar"])
+def test_next_token_recipes_train_their_family_in_raster_order(tmp_path, recipe):
+    data, out = image_folder(tmp_path / "data"), tmp_path / "model"
+    steps = ("--image-size", 16, "--tokenizer-steps", 2, "--transformer-steps", 4)
+    run("train", "--data", data, "--out", out, *steps, "--recipe", recipe)
+    record = json.loads((out / "recipe.json").read_text())
+    assert record["order"] == "raster"
+    assert record["transformer"]["anneal_end"] == {"llamagen": 0.0, "rar": 0.75}[recipe]
+    config = json.loads((out / "transformer" / "config.json").read_text())
+    assert config["model_type"] == f"arimage_{record['transformer']['family']}"
+    run("generate", "--model", out, "--classes", "dark,bright", "--out", tmp_path / "o.png")
+
+
 def test_tokens_made_once_train_as_often_as_wanted(tmp_path):
     data, tokens = image_folder(tmp_path / "data"), tmp_path / "tokens"
     text = run("tokens", "--data", data, "--out", tokens, "--jittered-copies", 1)
@@ -165,6 +178,9 @@ def test_fine_tuning_on_images_equals_fine_tuning_on_their_tokens(tmp_path):
         ("--data DATA --from digits-var --image-size 64", ["image_size", "--from"]),
         ("--data DATA --from digits-va", ["digits-va", "digits-var"]),
         ("--data DATA --recipe vra", ["vra", "var"]),
+        ("--data DATA --recipe rar --order masked", ["masked", "'rar'", "raster, random"]),
+        ("--tokens TOKENS --recipe rar", ["raster", "4 token maps"]),
+        ("--data DATA --from digits-llamagen --recipe rar", ["random orders", "anneal_end to 0"]),
         ("--data DATA --set learning_rte=1", ["learning_rte", "learning_rate"]),
         ("--data DATA --set learning_rate=fast", ["fast", "number"]),
         ("--data DATA --order rastr", ["rastr", "raster"]),

@@ -246,11 +246,11 @@ def train(
     data: Annotated[Path | None, typer.Option(help="A folder, a sub-folder per class.")] = None,
     tokens: Annotated[Path | None, typer.Option(help="From `arimage tokens`, for data.")] = None,
     start: Annotated[str | None, typer.Option("--from", help="A generator to fine-tune.")] = None,
-    recipe: Annotated[str, typer.Option(help="small, var, var-d24, var-d30, var-d36.")] = "small",
+    recipe: Annotated[str, typer.Option(help="small, llamagen, rar, var, var-d24, ...")] = "small",
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="A recipe's field: learning_rate=1e-4.")
     ] = None,
-    order: Annotated[str | None, typer.Option(help="next_scale (default), raster, masked.")] = None,
+    order: Annotated[str | None, typer.Option(help="next_scale, raster, masked, random.")] = None,
     image_size: Annotated[int | None, typer.Option(help="A multiple of 8; 32 by default.")] = None,
     tokenizer_steps: Annotated[int | None, typer.Option(help="1000 by default.", min=1)] = None,
     transformer_steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 2000,

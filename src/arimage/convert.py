@@ -126,8 +126,7 @@ def write(
     layout, weights = checkpoint.find_one(files, layouts, TRANSFORMER)
     converted = layout.convert(weights, **hints)
     config: Any = converted.config
-    maps = getattr(config, "scales", None)
-    image_tokenizer = tokenizers.convert(files, folder / TOKENIZER, maps)
+    image_tokenizer = tokenizers.convert(files, folder / TOKENIZER, config.scales)
     transformer = checkpoint.write(layout, converted, folder / TRANSFORMER)
     index = {
         "_class_name": "ImageGenerator",

@@ -16,6 +16,7 @@ from arimage.sampling.noise import PerImageNoise
 from arimage.sampling.planner import fitting_batch, image_bytes
 from arimage.sampling.samplers.argmax import Argmax
 from arimage.sampling.samplers.categorical import Categorical
+from arimage.training.fine_tune import with_classes
 
 LABELS = torch.tensor([2, 0, 2, 2, 1])
 
@@ -210,6 +211,28 @@ def test_a_path_that_is_none_is_told(wrong):
     with pytest.raises(ValueError) as caught:
         make_order(make_model("rar", "random"), path=wrong)
     assert "is no permutation of the 16 slots" in sentence(caught)
+
+
+def test_as_many_paths_as_images_or_one():
+    path = torch.arange(16).expand(3, -1)
+    order = make_order(make_model("rar", "random"), path=path)
+    ids = torch.zeros(2, 16, dtype=torch.long)
+    for ask in (
+        lambda: order.start(PerImageNoise([0, 1], "cpu")),
+        lambda: order.lesson(ids, torch.Generator()),
+    ):
+        with pytest.raises(ValueError) as caught:
+            ask()
+        assert "got 3 paths for 2 images; give one per image" in sentence(caught)
+
+
+def test_other_classes_keep_the_rest():
+    old = make_model("rar", "raster")
+    new = with_classes(old, 5, seed=0)
+    before, after = old.state_dict(), new.state_dict()
+    changed = [key for key in before if not torch.equal(before[key], after[key])]
+    assert changed == ["class_embedding.weight"]
+    assert torch.equal(after[changed[0]][-1], before[changed[0]][-1])
 
 
 def test_it_starts_as_published():

@@ -1,13 +1,17 @@
 """RAR against recorded outputs of the reference (tests/golden/rar); each has a negative twin."""
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import pytest
 import torch
+import torch.nn.functional as F
+from huggingface_hub import constants
 from published import case as recorded
-from published import full_size
-from tiny import CONVOLUTIONS, sentence
+from published import full_size, save_part
+from tiny import sentence
 
+from arimage import hub
 from arimage.ar.convert.rar import RARLayout
 from arimage.ar.orders.random import RandomOrder
 from arimage.generator import ImageGenerator
@@ -22,15 +26,13 @@ SEEDED = ("seeded_pow", "seeded_pow_b", "seeded_const", "seeded_no_cfg")
 
 
 @pytest.fixture(scope="module")
-def case():
-    found = recorded("rar")
-    converted = RARLayout().convert(found.parts["rar"])
-    transformer = RARLayout.model(converted.config)
-    transformer.load_state_dict(converted.weights)
-    sizes = {"quantizer": "vq_learned", "vocab_size": 256, "code_dim": 6}
-    tokenizer = VQTokenizer(VQTokenizerConfig(**CONVOLUTIONS, **sizes))  # of the same grid
-    found.generator = ImageGenerator(tokenizer, transformer)
-    with torch.no_grad():
+def case(tmp_path_factory):
+    """The files under their published names, loaded as a user would."""
+    found, folder = recorded("rar"), tmp_path_factory.mktemp("published")
+    files = [save_part("rar", part, folder) for part in ("rar", "maskgit_vqgan")]
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(constants, "HF_HOME", str(tmp_path_factory.mktemp("home")))
+        found.generator = ImageGenerator.from_pretrained(files[0], tokenizer=files[1])
         yield found
 
 
@@ -38,6 +40,35 @@ def near(ours, theirs, tolerance=TOLERANCE):
     """Within ``tolerance`` of the largest value."""
     assert ours.shape == theirs.shape
     return bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max())
+
+
+def test_a_file_loads_with_the_settings_of_the_demo(case):
+    settings = case.generator.settings
+    assert (settings.guidance_scale, settings.guidance_schedule) == (4.0, "constant")
+    assert case.generator.class_names is None
+
+
+def test_a_size_loads_by_repository_and_variant(case, tmp_path, monkeypatch):
+    """With the settings of its score and both files from where they are published."""
+    files, asked = {}, []
+    for part in ("rar", "maskgit_vqgan"):
+        files[part] = save_part("rar", part, tmp_path)
+
+    def fetch(repo, name, revision=None):
+        asked.append((repo, name))
+        return files["rar" if name == "rar_b.bin" else "maskgit_vqgan"]
+
+    preset = dataclasses.replace(PRESETS["rar-b"], depth=3)
+    monkeypatch.setitem(PRESETS, "rar-b", preset)
+    monkeypatch.setattr(hub, "fetch", fetch)
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    generator = ImageGenerator.from_pretrained("yucornetto/RAR", variant="rar-b")
+    published = [("yucornetto/RAR", "rar_b.bin"), (preset.tokenizer_repo, preset.tokenizer_file)]
+    assert asked == published
+    assert generator.settings.guidance_schedule == PowerCosine(2.75)
+    labels = case.expected["gen_labels"].tolist()
+    ids = generator(labels, seeds=0, rng="reference").ids
+    assert torch.equal(ids, case.expected["seeded_pow_ids"])
 
 
 def test_the_config_is_what_the_reference_was_built_with(case):
@@ -95,6 +126,11 @@ def settings(call):
     }
 
 
+def image_of(case, state):
+    """The image in [0, 1]."""
+    return (case.generator.tokenizer.decode_canvas(state.canvas).clamp(-1, 1) + 1) / 2
+
+
 def generate(case, name, **changes):
     """The final state of a recorded call."""
     stream = torch.empty(4096).exponential_(1, generator=torch.Generator().manual_seed(0))
@@ -122,6 +158,7 @@ def test_greedy_generation(case, monkeypatch):
     monkeypatch.setattr("arimage.sampling.settings.Settings.make_sampler", lambda self: recorder)
     state = generate(case, "greedy")
     assert torch.equal(state.ids, case.expected["greedy_ids"])
+    assert near(image_of(case, state)[..., ::4, ::4], case.expected["greedy_image"])
     guided = torch.cat(recorder.logits, dim=1)[:1, :, ::8]
     assert near(guided, case.expected["greedy_cfg_logits"])
     assert not near(guided.roll(1, 1), case.expected["greedy_cfg_logits"])
@@ -133,7 +170,12 @@ def test_a_low_temperature_is_greedy_too(case):
 
 @pytest.mark.parametrize("name", SEEDED)
 def test_seeded_generation(case, name):
-    assert torch.equal(generate(case, name).ids, case.expected[f"{name}_ids"])
+    state = generate(case, name)
+    assert torch.equal(state.ids, case.expected[f"{name}_ids"])
+    pooled = F.avg_pool2d(image_of(case, state), 8)[..., ::2, ::2]
+    assert near(pooled, case.expected[f"{name}_image_pooled"])
+    others = [other for other in SEEDED if other != name]
+    assert not any(near(pooled, case.expected[f"{other}_image_pooled"]) for other in others)
 
 
 CHANGES = (
@@ -217,7 +259,7 @@ def test_a_file_of_another_depth_is_told():
 
 
 @pytest.mark.parametrize(
-    ("change", "words"), [({"vocab_size": 128}, "vocab_size"), ({"image_size": 24}, "grids")]
+    ("change", "words"), [({"vocab_size": 128}, "vocab_size"), ({"image_size": 96}, "grids")]
 )
 def test_a_tokenizer_of_another_vocabulary_or_grid_is_told(case, change, words):
     config = case.generator.tokenizer.config

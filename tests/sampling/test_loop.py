@@ -4,8 +4,9 @@ import pytest
 import torch
 from tiny import MODEL_CASES, make_generator, make_model, make_order, sentence
 
-from arimage.ar.base import UNKNOWN, Cache, CacheShape, Known
-from arimage.sampling.cache import StaticCache
+from arimage.ar.base import UNKNOWN, Cache, CacheShape, Draw, Known
+from arimage.sampling import loop as loop_module
+from arimage.sampling.cache import StaticCache, cache_dtype
 from arimage.sampling.guidance import Guidance
 from arimage.sampling.loop import Branch, check_finite, generate
 from arimage.sampling.noise import PerImageNoise
@@ -128,3 +129,40 @@ def test_what_was_in_the_memory_of_a_cache_is_never_read(name, order, monkeypatc
 
     monkeypatch.setattr(StaticCache, "allocate", poisoned)
     assert torch.equal(generator([0, 1], seeds=3, output_type="pixels").ids, clean)
+
+
+@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+def test_the_cache_keeps_float32_where_steps_are_small(name, order, monkeypatch):
+    model = make_model(name, order).to(torch.bfloat16)
+    bound = make_order(model)
+    small = bound.length < 8 * bound.num_steps
+    kept = cache_dtype(torch.bfloat16, torch.device("cpu"), bound)
+    assert kept == (torch.float32 if small else torch.bfloat16)
+    assert cache_dtype(torch.bfloat16, torch.device("cuda"), bound) == torch.bfloat16
+    assert cache_dtype(torch.float16, torch.device("cpu"), bound) == torch.float16
+    assert cache_dtype(torch.float32, torch.device("cpu"), bound) == torch.float32
+
+
+@pytest.mark.parametrize("order", ["raster", "random"])
+def test_a_float32_cache_changes_nothing_beyond_rounding(order, monkeypatch):
+    exact = make_model("rar", order)
+    model = make_model("rar", order).to(torch.bfloat16)
+    bound = make_order(exact)
+    logits = []
+    for one, dtype in ((exact, torch.float32), (model, torch.bfloat16), (model, torch.float32)):
+        monkeypatch.setattr(loop_module, "cache_dtype", lambda *_, dtype=dtype: dtype)
+        branch = Branch.of(one, bound, torch.tensor([0, 1]), Guidance(2.0))
+        assert branch.cache.keys.dtype == dtype
+        state = bound.start(PerImageNoise([0, 1], "cpu"))
+        step = bound.next_step(state)
+        steps = []
+        while step is not None:  # the same tokens whatever the logits say
+            with torch.no_grad():
+                steps.append(branch.logits(bound.inputs(state, step), step, 2))
+            ids = (step.slots.expand(2, -1) * 3 + 1) % model.config.vocab_size
+            state = bound.commit(state, step, Draw(ids, ids.float()), PerImageNoise([0, 1], "cpu"))
+            step = bound.next_step(state)
+        logits.append(torch.cat(steps, dim=1))
+    plain, usual, kept = logits
+    assert (kept - plain).norm() < 1.2 * (usual - plain).norm()
+    assert not torch.equal(kept, usual)

@@ -13,7 +13,7 @@ from transformers import get_cosine_schedule_with_warmup
 from arimage.ar.var import VARModel
 from arimage.training.common import Loss, Recipe, fit, parameter_groups
 from arimage.training.recipes import RECIPES, UNDECAYED, TransformerRecipe, describe, find_recipe
-from arimage.training.schedules import CosineToZero, FlatThenLinear, half_cosine
+from arimage.training.schedules import Cosine, FlatThenLinear, half_cosine
 
 # VAR's README: tblr, batch, wpe, twde, alng; the peak is tblr * batch / 256.
 PUBLISHED = {
@@ -36,6 +36,45 @@ def test_var_recipes_are_the_published_ones(name):
     assert recipe.betas == (0.9, 0.95)
     assert recipe.ema_decay is None
     assert recipe.drop_path * 24 == pytest.approx(0.1)  # 0.1 * depth / 24, times the depth
+
+
+def test_the_llamagen_recipe_is_the_published_one():
+    """FoundationVision/LlamaGen@ce98ec4 autoregressive/train/train_c2i.py: defaults of main."""
+    recipe = find_recipe("llamagen", steps=100)
+    assert {recipe.rate_at(step) for step in range(100)} == {1e-4}
+    assert {recipe.weight_decay_at(step) for step in range(100)} == {0.05}
+    assert (recipe.betas, recipe.gradient_clip, recipe.label_dropout) == ((0.9, 0.95), 1.0, 0.1)
+    assert (recipe.undecayed, recipe.ema_decay, recipe.drop_path) == ((), None, 0.0)
+    assert recipe.random_share(0.0) == 0.0
+    model = make_model("llama", "raster")
+    embeddings = {"class_embedding.weight", "token_embedding.weight"}
+    assert embeddings <= decayed_names(model, recipe.undecayed)
+
+
+def test_the_rar_recipe_is_the_published_one():
+    """bytedance/1d-tokenizer@942a96f configs/training/generator/rar.yaml, in 250 steps."""
+    recipe = find_recipe("rar", steps=250)
+    assert (recipe.betas, recipe.gradient_clip, recipe.label_dropout) == ((0.9, 0.96), 1.0, 0.1)
+    assert (recipe.weight_decay_at(0), recipe.weight_decay_at(249)) == (0.03, 0.03)
+    assert recipe.ema_decay is None
+    rates = {0: 0.0, 31: 4e-4 * 31 / 62, 62: 4e-4, 156: 1e-5 + 3.9e-4 / 2}
+    for step, rate in rates.items():
+        assert recipe.rate_at(step) == pytest.approx(rate, rel=1e-9)
+    assert 1e-5 < recipe.rate_at(249) < 1.01e-5
+    shares = {0: 1.0, 124: 1.0, 125: 1.0, 150: 0.6, 187: 0.008, 188: 0.0, 249: 0.0}
+    for step, share in shares.items():  # 1 - (step - 125) / 62.5
+        assert recipe.random_share(step / 250) == pytest.approx(share, abs=1e-12)
+
+
+def test_rar_decays_projections_and_the_start_alone():
+    """Theirs: not what has "embed", "norm" or "ln" in its name, as adaln_before_head."""
+    recipe = find_recipe("rar")
+    kinds = r"(start|output\.weight|modulations\.\d+\.weight|blocks\.\d+\.\w+(\.\w+)?\.weight)"
+    model = make_model("rar", "raster")
+    names = {name for name, value in model.named_parameters() if re.fullmatch(kinds, name)}
+    names = {name for name in names if "norm" not in name}
+    assert len(names) == 2 + 5 * model.config.depth
+    assert decayed_names(model, recipe.undecayed) == names
 
 
 # 205 steps: 4 of warm-up (ep/50), 200 between the first step after it and the last.
@@ -82,7 +121,7 @@ def test_weight_decay_follows_half_a_cosine():
 def test_cosine_to_zero_equals_transformers(steps):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2e-3)
     theirs = get_cosine_schedule_with_warmup(optimizer, round(0.1 * steps), steps)
-    ours = Recipe(steps=steps, learning_rate=2e-3, schedule=CosineToZero())
+    ours = Recipe(steps=steps, learning_rate=2e-3, schedule=Cosine())
     for step in range(steps):
         assert ours.rate_at(step) == theirs.get_last_lr()[0]
         optimizer.step()
@@ -136,7 +175,7 @@ def test_the_loop_is_adamw_at_the_rates_of_the_recipe():
     nn.init.constant_(model.weight, 2.0)
     nn.init.constant_(model.bias, -1.0)
 
-    def loss_of(model, index, generator):
+    def loss_of(model, batch):
         return Loss((model.weight - 5).square().sum() + (model.bias + 3).square().sum())
 
     fit("toy", model, loss_of, 4, recipe)
@@ -182,6 +221,8 @@ def test_a_recipe_is_changed_by_words():
         ("var", ["ema_decay=1"], ["ema_decay", "below 1"]),
         ("var", ["label_dropout=1"], ["label_dropout", "below 1"]),
         ("var", ["batch_size=0"], ["batch_size", "at least 1"]),
+        ("rar", ["anneal_start=0.8"], ["anneal_start 0.8 and anneal_end 0.75", "in this order"]),
+        ("rar", ["anneal_end=1.2"], ["anneal_end 1.2"]),
     ],
 )
 def test_a_bad_recipe_is_told(name, changes, words):

@@ -3,17 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from tiny import stripes
+from tiny import sentence, stripes
 
 from arimage.generator import make_order
 from arimage.training.ar_trainer import mean_of, token_losses, train_transformer
 from arimage.training.augment import Jitter, jitter_images, with_jittered_copies
 from arimage.training.common import Loss, Recipe, fit, index_batches
 from arimage.training.data import load_folder
-from arimage.training.generator_trainer import train_generator
-from arimage.training.recipes import TransformerRecipe
+from arimage.training.generator_trainer import train_generator, train_on_tokens
+from arimage.training.recipes import TransformerRecipe, find_recipe
 from arimage.training.small import SMALL_ORDERS, scales_to, small_tokenizer, small_transformer
 from arimage.training.tokenizer_trainer import encode_all, train_tokenizer
+from arimage.training.tokens import make_tokens
 
 
 @pytest.mark.parametrize("order", SMALL_ORDERS)
@@ -42,6 +43,99 @@ def test_losses_fall_and_a_repeat_is_bit_identical(order):
         assert torch.equal(a, b)
     assert train(1)[1][1].losses != second.losses
     assert generator([0, 1], seeds=[0, 1]).ids.shape[0] == 2
+
+
+@pytest.mark.parametrize("family", ["llama", "rar"])
+def test_a_recipe_names_the_family_and_its_order_is_raster(family):
+    pixels, labels = stripes()
+    recipe = find_recipe({"llama": "llamagen"}.get(family, family), steps=3, progress=False)
+    tokenizer = small_tokenizer("raster", 16, 0)
+    tokens = make_tokens(tokenizer, pixels, labels)
+    generator, _ = train_on_tokens(tokenizer, tokens, recipe)
+    config = generator.transformer.config
+    assert (config.model_type, config.order) == (f"arimage_{family}", "raster")
+
+
+def test_progress_and_what_is_watched():
+    seen, watched = [], []
+    model = torch.nn.Linear(1, 1)
+
+    def loss_of(model, batch):
+        assert model.training
+        seen.append(batch.progress)
+        return Loss(model.weight.square().sum())
+
+    def watch(step, averaged):
+        watched.append((step, averaged.weight.item(), averaged is model))
+        averaged.eval()
+
+    fit("toy", model, loss_of, 4, Recipe(steps=4, progress=False), watch)
+    assert seen == [0, 0.25, 0.5, 0.75]
+    assert [(step, same) for step, _, same in watched] == [(i, True) for i in (1, 2, 3, 4)]
+    recipe = Recipe(steps=4, ema_decay=0.5, progress=False)
+    result, _ = fit("toy", model, loss_of, 4, recipe, watch)
+    assert watched[-1] == (4, result.weight.item(), False)
+
+
+@pytest.fixture
+def rar_setting():
+    """A small RAR with its order and the tokens of stripes."""
+    pixels, labels = stripes()
+    tokenizer = small_tokenizer("raster", 16, 0)
+    model = small_transformer("raster", tokenizer, 2, 0, "rar")
+    return model, make_order(tokenizer, model), encode_all(tokenizer, pixels), labels
+
+
+def test_orders_are_random_at_first_and_the_models_own_at_the_end(rar_setting):
+    model, order, ids, labels = rar_setting
+    model.config.dropout = 0.0
+    shares = []
+
+    def note(module, arguments):
+        slots = arguments[2].slots
+        shares.append((slots != torch.arange(4)).any(1).float().mean().item())
+
+    model.register_forward_pre_hook(note)
+    recipe = find_recipe("rar", steps=16, batch_size=64, progress=False)
+    train_transformer(model, order, ids, labels, recipe)
+    expected = [recipe.random_share(i / 16) * 23 / 24 for i in range(16)]  # 1 of 4! is raster
+    assert shares == pytest.approx(expected, abs=0.2)
+    assert not any(shares[12:])
+    assert min(shares[:8]) > 0.8
+
+
+def test_without_annealing_there_are_no_random_orders(rar_setting):
+    model, order, ids, labels = rar_setting
+    slots = []
+    model.register_forward_pre_hook(lambda module, arguments: slots.append(arguments[2].slots))
+    recipe = find_recipe("rar", ["anneal_start=0", "anneal_end=0"], steps=2, progress=False)
+    train_transformer(model, order, ids, labels, recipe)
+    assert all(torch.equal(row, torch.arange(4)) for row in slots)
+
+
+def test_random_orders_are_refused_by_models_that_know_none():
+    pixels, labels = stripes(8)
+    tokenizer = small_tokenizer("raster", 16, 0)
+    transformer = small_transformer("raster", tokenizer, 2, 0)
+    ids, recipe = encode_all(tokenizer, pixels), find_recipe("rar", steps=1, progress=False)
+    with pytest.raises(ValueError) as caught:
+        train_transformer(transformer, make_order(tokenizer, transformer), ids, labels, recipe)
+    assert "teaches random orders and LlamaModel knows raster, masked" in sentence(caught)
+
+
+def test_an_order_that_the_family_of_a_recipe_does_not_know_is_told():
+    pixels, labels = stripes(8)
+    for order in ("masked", "next_scale"):
+        with pytest.raises(ValueError) as caught:
+            train_generator(
+                pixels,
+                labels,
+                order=order,
+                tokenizer_steps=1,
+                transformer_steps=1,
+                recipe=find_recipe("rar"),
+            )
+        assert f"got order {order!r} for a transformer of the family 'rar'" in sentence(caught)
 
 
 def test_a_trained_class_is_the_asked_class():
@@ -81,7 +175,7 @@ def test_token_loss_counts_only_what_counts():
 def test_a_loss_that_is_not_finite_stops_with_its_step():
     model = torch.nn.Linear(1, 1)
 
-    def loss_of(model, index, generator):
+    def loss_of(model, batch):
         return Loss(model(torch.full((1, 1), float("nan"))).sum())
 
     with pytest.raises(FloatingPointError, match="step 1"):
@@ -92,7 +186,7 @@ def test_the_average_is_what_is_returned_and_it_lags():
     model = torch.nn.Linear(1, 1)
     start = model.weight.item()
 
-    def loss_of(model, index, generator):
+    def loss_of(model, batch):
         return Loss((model.weight - 5).square().sum())
 
     recipe = Recipe(steps=20, learning_rate=0.1, ema_decay=0.9, progress=False)

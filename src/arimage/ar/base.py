@@ -62,7 +62,8 @@ class Step:
         positions: (m,) sequence positions embedded.
         start, stop: the same as a range; position 0 to prefix_length-1 come from the context.
         cached: whether keys and values are written to rows start..stop-1 of the cache.
-        mask: (m, visible) True where a position may see another; None where it may see all.
+        mask: (m, visible) True where a position may see another; None where it may see all. A model
+            may hand its blocks numbers to add to scores instead, (r, 1, m, visible).
         holds: (m,) or (b, m) slot whose place in the image each position has; NO_SLOT in the
             prefix.
     """

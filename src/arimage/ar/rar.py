@@ -39,6 +39,11 @@ class RARConfig(BackboneConfig):
     mlp_hidden: int = 512
     norm_eps: float = 1e-6
 
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Side of the one token map, in the words of models with several."""
+        return (self.grid[0],)
+
     def validate_grid(self) -> None:
         """Two positive sides."""
         if len(self.grid) != 2 or min(self.grid) < 1:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from arimage.ar.base import Backbone, Cache, Context, Known, Noise, State, Step
 from arimage.ar.orders.base import Order
-from arimage.sampling.cache import StaticCache
+from arimage.sampling.cache import StaticCache, cache_dtype
 from arimage.sampling.guidance import Guidance
 from arimage.sampling.samplers.base import Sampler
 from arimage.shapes import Float
@@ -43,7 +43,8 @@ class Branch:
         context, cache = model.prepare(condition), None
         if order.cached:
             rows, device = len(context.prefix), context.prefix.device
-            cache = StaticCache.allocate(model.cache_shape, rows, order.length, model.dtype, device)
+            dtype = cache_dtype(model.dtype, device, order)
+            cache = StaticCache.allocate(model.cache_shape, rows, order.length, dtype, device)
         return cls(model, context, cache, guidance)
 
     def logits(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "b n v"]:

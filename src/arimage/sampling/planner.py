@@ -11,6 +11,7 @@ import torch
 
 from arimage.ar.base import Backbone
 from arimage.ar.orders.base import Order
+from arimage.sampling.cache import cache_dtype
 from arimage.sampling.guidance import Guidance
 
 LARGEST_BATCH = 256  # more does not make a step faster, and results would arrive late
@@ -31,7 +32,8 @@ def image_bytes(model: Backbone, order: Order, guidance: Guidance, tokenizer_byt
     size, shape = model.dtype.itemsize, model.cache_shape
     rows = 2 if guidance.last_active(order.num_steps) >= 0 else 1
     steps = [order.step(i) for i in range(order.num_steps)]
-    cache = 2 * shape.layers * shape.heads * shape.head_dim * order.length * size
+    kept = cache_dtype(model.dtype, model.device, order).itemsize
+    cache = 2 * shape.layers * shape.heads * shape.head_dim * order.length * kept
     widest = max(model.prefix_rows, *(step.stop - step.start for step in steps))
     activations = widest * model.config.width * ACTIVATIONS * size
     logits = max(step.predicts for step in steps) * model.config.vocab_size * LOGIT_BYTES

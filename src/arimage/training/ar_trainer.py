@@ -1,6 +1,6 @@
 """Trains a transformer on tokens: cross-entropy under the order's mask, one trainer for all."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from arimage.ar.base import Backbone, Lesson, drop_labels
 from arimage.ar.layers import ResidualDropout
 from arimage.ar.orders.base import Order
+from arimage.ar.orders.random import RandomOrder
 from arimage.shapes import Bool, Float, Int
 from arimage.slots import SlotTable
-from arimage.training.common import History, Loss, fit
+from arimage.training.common import Batch, History, Loss, Watch, fit
 from arimage.training.recipes import TransformerRecipe
 
 
@@ -23,6 +24,7 @@ def train_transformer(
     ids: Int[Tensor, "n slots"],
     class_labels: Int[np.ndarray, " labels"],
     recipe: TransformerRecipe,
+    watch: Watch | None = None,
 ) -> tuple[Backbone, History]:
     """Trains on tokens of real images, teacher-forced, all steps of the order in one pass.
 
@@ -32,30 +34,56 @@ def train_transformer(
         ids: tokens of the images.
         class_labels: their classes.
         recipe: how long and how fast.
+        watch: as of ``fit``.
 
     Returns:
         The model with averaged weights, the losses (with several token maps: one part each).
 
     Raises:
-        ValueError: labels of another length or out of range.
+        ValueError: labels of another length or out of range, or a recipe with random orders for a
+            model that knows none.
     """
     labels = torch.from_numpy(np.asarray(class_labels))
     check_labels(labels, len(ids), transformer.config.num_classes)
     torch.manual_seed(recipe.seed)
-    step, null = order.full_step(), transformer.config.null_class
+    teach, null = teacher(order, transformer, recipe), transformer.config.null_class
 
-    def loss_of(model: nn.Module, index: Tensor, generator: torch.Generator) -> Loss:
-        batch = drop_labels(labels[index], recipe.label_dropout, null, generator)
-        lesson = order.lesson(ids[index].to(order.device), generator)
-        context = transformer.prepare(batch.to(order.device))
-        logits = transformer.head(model(lesson.inputs, context, step))
+    def loss_of(model: nn.Module, batch: Batch) -> Loss:
+        given = drop_labels(labels[batch.index], recipe.label_dropout, null, batch.generator)
+        lesson = teach(ids[batch.index].to(order.device), batch)
+        context = transformer.prepare(given.to(order.device))
+        logits = transformer.head(model(lesson.inputs, context, lesson.step))
         return lesson_loss(logits, lesson, order.fuser.slots)
 
     with drop_paths(transformer, recipe.drop_path * transformer.config.depth):
-        trained, history = fit("transformer", transformer, loss_of, len(ids), recipe)
+        trained, history = fit("transformer", transformer, loss_of, len(ids), recipe, watch)
     set_drop_paths(trained, 0.0)  # the average is a copy made inside
     assert isinstance(trained, Backbone)
     return trained, history
+
+
+def teacher(
+    order: Order, transformer: Backbone, recipe: TransformerRecipe
+) -> Callable[[Tensor, Batch], Lesson]:
+    """The lesson of a batch: the order's, or at first on random paths where the recipe says so."""
+    check_orders(recipe, transformer)
+    if not recipe.anneal_end:
+        return lambda ids, batch: order.lesson(ids, batch.generator)
+    paths = RandomOrder(order.fuser, order.prefix_length, order.device)
+    return lambda ids, batch: paths.lesson(
+        ids, batch.generator, recipe.random_share(batch.progress)
+    )
+
+
+def check_orders(recipe: TransformerRecipe, transformer: Backbone) -> None:
+    """Raises ValueError for random orders and a model that knows none."""
+    known = transformer.config.orders
+    if recipe.anneal_end and "random" not in known:
+        raise ValueError(
+            f"the recipe teaches random orders and {type(transformer).__name__} knows "
+            f"{', '.join(known)}; use a model that is told which token comes next (rar), or set "
+            "anneal_start and anneal_end to 0"
+        )
 
 
 @torch.no_grad()
@@ -76,14 +104,12 @@ def score_tokens(
     labels = torch.from_numpy(np.asarray(class_labels))
     check_labels(labels, len(ids), transformer.config.num_classes)
     generator, history, weights = torch.Generator().manual_seed(0), History("transformer"), []
-    step = order.full_step()
     transformer.eval()
     for i in range(0, len(ids), batch_size):
         rows = slice(i, i + batch_size)
         lesson = order.lesson(ids[rows].to(order.device), generator)
-        hidden = transformer(
-            lesson.inputs, transformer.prepare(labels[rows].to(order.device)), step
-        )
+        context = transformer.prepare(labels[rows].to(order.device))
+        hidden = transformer(lesson.inputs, context, lesson.step)
         history.add(lesson_loss(transformer.head(hidden), lesson, order.fuser.slots))
         weights.append(int(lesson.counts.sum()))
     curves = {"loss": history.losses, **history.parts}

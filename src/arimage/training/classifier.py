@@ -2,14 +2,14 @@
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from arimage.eval.features.classifier import NUM_CLASSES, SIDE, DigitClassifier
 from arimage.eval.features.pixels import grey_thumbnails
 from arimage.shapes import Int, UInt8
 from arimage.training.augment import Jitter, jitter_images
-from arimage.training.common import Loss, Recipe, fit
+from arimage.training.common import Batch, Loss, Recipe, fit
 
 BATCH = 64
 PEAK_RATE = 4e-3
@@ -51,9 +51,10 @@ def train_classifier(
         raise ValueError(f"got {steps} steps; expected at least 1")
     images, targets = grey_thumbnails(pixels, SIDE), torch.from_numpy(labels.astype(np.int64))
 
-    def loss_of(model: nn.Module, index: Tensor, generator: torch.Generator) -> Loss:
-        logits = model(jitter_images(images[index], JITTER, generator))
-        smoothed = functional.cross_entropy(logits, targets[index], label_smoothing=LABEL_SMOOTHING)
+    def loss_of(model: nn.Module, batch: Batch) -> Loss:
+        logits = model(jitter_images(images[batch.index], JITTER, batch.generator))
+        wanted = targets[batch.index]
+        smoothed = functional.cross_entropy(logits, wanted, label_smoothing=LABEL_SMOOTHING)
         return Loss(smoothed)
 
     with torch.random.fork_rng(devices=[]):

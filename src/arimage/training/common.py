@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from arimage.training.schedules import CosineToZero, Schedule, half_cosine
+from arimage.training.schedules import Cosine, Schedule, half_cosine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Recipe:
     batch_size: int = 64
     learning_rate: float = 1e-3
     rate_batch: int | None = None
-    schedule: Schedule = field(default_factory=CosineToZero)
+    schedule: Schedule = field(default_factory=Cosine)
     weight_decay: float = 0.05
     final_weight_decay: float | None = None
     undecayed: tuple[str, ...] = ()
@@ -113,7 +113,23 @@ class History:
         return {name: sum(c[-count:]) / len(c[-count:]) for name, c in curves.items()}
 
 
-LossOf = Callable[[nn.Module, Tensor, torch.Generator], Loss]
+@dataclass(frozen=True)
+class Batch:
+    """One step's examples.
+
+    Attributes:
+        index: which examples, (b,).
+        generator: of the step's own draws, on the CPU.
+        progress: share of the training that is behind, 0 at the first step and always below 1.
+    """
+
+    index: Tensor
+    generator: torch.Generator
+    progress: float
+
+
+LossOf = Callable[[nn.Module, Batch], Loss]
+Watch = Callable[[int, nn.Module], None]
 
 
 def training_device() -> torch.device:
@@ -148,13 +164,19 @@ def parameter_groups(model: nn.Module, undecayed: Sequence[str] = ()) -> list[di
 
 
 def fit(
-    name: str, model: nn.Module, loss_of: LossOf, count: int, recipe: Recipe
+    name: str,
+    model: nn.Module,
+    loss_of: LossOf,
+    count: int,
+    recipe: Recipe,
+    watch: Watch | None = None,
 ) -> tuple[nn.Module, History]:
     """Trains ``model`` in place, where it lives, on ``count`` examples.
 
     Args:
         name: shown in the bar.
-        loss_of: (model, indices (b,), generator) -> loss; on CPU generators.
+        loss_of: (model, batch) -> loss.
+        watch: called after each step with the steps done and the model that would be returned.
 
     Returns:
         The model with averaged weights (or the trained one without ``ema_decay``), the record.
@@ -174,12 +196,12 @@ def fit(
     history = History(name)
     batches = index_batches(count, recipe.batch_size, generator)
     bar = tqdm(range(recipe.steps), desc=name, disable=not recipe.progress, mininterval=0.5)
-    wrapped.train()
     for step in bar:
+        wrapped.train()
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate_at(step)
             group["weight_decay"] = recipe.weight_decay_at(step) if group["decayed"] else 0.0
-        loss = loss_of(wrapped, next(batches), generator)
+        loss = loss_of(wrapped, Batch(next(batches), generator, step / recipe.steps))
         history.add(loss)
         optimizer.zero_grad()
         accelerator.backward(loss.total)
@@ -187,5 +209,7 @@ def fit(
         optimizer.step()
         if average is not None:
             average.update_parameters(model)
+        if watch is not None:
+            watch(step + 1, model if average is None else average.module)
         bar.set_postfix(loss=f"{history.losses[-1]:.4f}", refresh=False)
     return (model if average is None else average.module).eval(), history

@@ -14,9 +14,14 @@ from arimage.shapes import Int, UInt8
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.training.ar_trainer import train_transformer
 from arimage.training.augment import JITTER, with_jittered_copies
-from arimage.training.common import History, Recipe, training_device
+from arimage.training.common import History, Recipe, Watch, training_device
 from arimage.training.recipes import RECIPES, TransformerRecipe
-from arimage.training.small import check_order, small_tokenizer, small_transformer
+from arimage.training.small import (
+    check_order,
+    default_order,
+    small_tokenizer,
+    small_transformer,
+)
 from arimage.training.tokenizer_trainer import train_tokenizer
 from arimage.training.tokens import TokenSet, make_tokens
 
@@ -43,7 +48,7 @@ def train_generator(
     Args:
         pixels: square images, a multiple of 8 pixels a side.
         class_labels: 0..num_classes-1, one per image.
-        order: next_scale, raster or masked.
+        order: next_scale, raster, masked or random.
         tokenizer_steps, transformer_steps: optimizer steps.
         jittered_copies: slightly turned, scaled and shifted versions of each image to add.
         num_classes: the number of names, or the largest label plus one, by default.
@@ -57,6 +62,7 @@ def train_generator(
     Raises:
         KeyError: an unknown order. ValueError: images or labels that do not fit.
     """
+    check_order(order, family=recipe.family)
     given = {"seed": seed, "progress": progress}
     first = dataclasses.replace(TOKENIZER_RECIPE, steps=tokenizer_steps, **given)
     second = dataclasses.replace(recipe, steps=transformer_steps, **given)
@@ -97,26 +103,31 @@ def train_on_tokens(
     recipe: TransformerRecipe,
     order: str | None = None,
     settings: Settings | None = None,
+    watch: Watch | None = None,
 ) -> tuple[ImageGenerator, History]:
     """Trains a new small transformer on tokens; the tokenizer stays as it is.
 
     Args:
-        order: next_scale for a tokenizer with several token maps, else raster, by default.
+        order: by default the first of the recipe's family, or next_scale for a tokenizer with
+            several token maps and raster for others.
         settings: sampling defaults of the result.
+        watch: as of ``fit``.
 
     Raises:
         KeyError: an unknown order. ValueError: tokens of another tokenizer, an order that does not
             fit it.
     """
     tokens.check(tokenizer)
-    order = order or ("next_scale" if tokenizer.slots.num_scales > 1 else "raster")
-    check_order(order, tokenizer)
+    order = order or default_order(recipe.family, tokenizer)
+    check_order(order, tokenizer, recipe.family)
     device = training_device()
-    transformer = small_transformer(order, tokenizer.to(device), tokens.num_classes, recipe.seed)
+    sizes = (tokens.num_classes, recipe.seed, recipe.family)
+    transformer = small_transformer(order, tokenizer.to(device), *sizes)
     initialize_as(transformer, recipe)
     transformer.to(device)
+    bound = make_order(tokenizer, transformer)
     transformer, history = train_transformer(
-        transformer, make_order(tokenizer, transformer), tokens.ids, tokens.class_labels, recipe
+        transformer, bound, tokens.ids, tokens.class_labels, recipe, watch
     )
     return ImageGenerator(tokenizer, transformer, settings, tokens.class_names), history
 

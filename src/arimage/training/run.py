@@ -10,6 +10,7 @@ import torch
 
 from arimage.files import new_files, write_json, write_text
 from arimage.generator import ImageGenerator
+from arimage.training.ar_trainer import check_orders
 from arimage.training.common import History
 from arimage.training.data import load_folder
 from arimage.training.fine_tune import fine_tune
@@ -19,11 +20,11 @@ from arimage.training.generator_trainer import (
     train_small_tokenizer,
 )
 from arimage.training.recipes import TransformerRecipe, describe
-from arimage.training.small import small_tokenizer
+from arimage.training.small import check_order, default_order, small_tokenizer
 from arimage.training.tokens import TokenSet, load_tokens, make_tokens
 
 LOSSES, RECIPE = "losses.jsonl", "recipe.json"
-IMAGE_SIZE, ORDER = 32, "next_scale"
+IMAGE_SIZE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,9 @@ Trained = tuple[ImageGenerator, list[History], dict[str, Any]]
 
 def _from_images(source: Source, recipe: TransformerRecipe) -> Trained:
     assert source.data is not None
-    order, size = source.order or ORDER, source.image_size or IMAGE_SIZE
+    order = source.order or default_order(recipe.family)
+    size = source.image_size or IMAGE_SIZE
+    check_order(order, family=recipe.family)
     small_tokenizer(order, size, recipe.seed)  # a bad order or size is told before reading
     pixels, labels, names = load_folder(source.data, size, recipe.progress)
     steps = source.tokenizer_steps or TOKENIZER_RECIPE.steps
@@ -113,6 +116,7 @@ def _fine_tune(source: Source, recipe: TransformerRecipe) -> Trained:
         raise ValueError(
             f"got order {source.order!r}, but {source.start} was trained in {order!r}; leave it out"
         )
+    check_orders(recipe, generator.transformer)
     tokens = _tokens_for(generator, source, recipe)
     tuned, history = fine_tune(generator, tokens, recipe)
     name = Path(source.start).resolve().name if Path(source.start).is_dir() else source.start

@@ -15,10 +15,20 @@ class Schedule(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CosineToZero:
-    """Up from zero over ``warmup`` of the steps, then half a cosine down to zero."""
+class Constant:
+    """The peak at every step."""
+
+    def factor(self, step: int, steps: int) -> float:
+        """The share at ``step``."""
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """Up from zero over ``warmup`` of the steps, then half a cosine down to ``final``."""
 
     warmup: float = 0.1
+    final: float = 0.0
 
     def factor(self, step: int, steps: int) -> float:
         """The share at ``step``."""
@@ -26,7 +36,8 @@ class CosineToZero:
         if step < first:
             return step / first
         passed = (step - first) / max(1, steps - first)
-        return max(0.0, 0.5 * (1 + math.cos(math.pi * passed)))
+        share = max(0.0, 0.5 * (1 + math.cos(math.pi * passed)))
+        return self.final + (1 - self.final) * share
 
 
 @dataclass(frozen=True, kw_only=True)

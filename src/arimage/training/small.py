@@ -16,7 +16,8 @@ from arimage.tokenizers.registry import TOKENIZERS
 DOWNSAMPLE = 8
 VOCAB_SIZE = 128
 SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # VAR at 256 px; smaller images take the first ones
-SMALL_ORDERS = ("next_scale", "raster", "masked")
+FAMILIES = {"next_scale": "var", "raster": "llama", "masked": "llama", "random": "rar"}
+SMALL_ORDERS = tuple(FAMILIES)
 
 
 def small_tokenizer(order: str, image_size: int, seed: int) -> ImageTokenizer:
@@ -45,10 +46,18 @@ def small_tokenizer(order: str, image_size: int, seed: int) -> ImageTokenizer:
 
 
 def small_transformer(
-    order: str, tokenizer: ImageTokenizer, num_classes: int, seed: int
+    order: str,
+    tokenizer: ImageTokenizer,
+    num_classes: int,
+    seed: int,
+    family: str | None = None,
 ) -> Backbone:
-    """An untrained transformer over ``tokenizer``'s tokens."""
-    check_order(order, tokenizer)
+    """An untrained transformer over ``tokenizer``'s tokens.
+
+    ``family`` is one that knows the order; None for the usual one.
+    """
+    check_order(order, tokenizer, family)
+    family = family or FAMILIES[order]
     height, width = tokenizer.slots.grids[-1]
     fields: dict[str, Any] = {
         "order": order,
@@ -59,12 +68,12 @@ def small_transformer(
         "num_heads": 4,
         "dropout": 0.1,
     }
-    if order == "next_scale":
+    if family == "var":
         scales = [h for h, _ in tokenizer.slots.grids]
         fields |= {"scales": scales, "code_dim": tokenizer.config.code_dim, "shared_adaln": True}
-    else:
-        fields |= {"grid": [height, width], "mlp_hidden": 256}
-    cls = MODELS["var" if order == "next_scale" else "llama"]
+    else:  # a gated feed-forward has three matrices, the other two
+        fields |= {"grid": [height, width], "mlp_hidden": 256 if family == "llama" else 384}
+    cls = MODELS[family]
     torch.manual_seed(seed)
     return cls(cls.config_class(**fields))
 
@@ -74,15 +83,31 @@ def scales_to(side: int) -> list[int]:
     return [s for s in SCALES if s < side] + [side]
 
 
-def check_order(order: str, tokenizer: ImageTokenizer | None = None) -> None:
-    """Raises KeyError for an unknown order, ValueError for one that the tokenizer cannot serve."""
+def default_order(family: str | None, tokenizer: ImageTokenizer | None = None) -> str:
+    """The family's first order; without one, raster where the tokenizer has one token map."""
+    if family is not None:
+        return MODELS[family].config_class.orders[0]
+    return "raster" if tokenizer is not None and tokenizer.slots.num_scales == 1 else "next_scale"
+
+
+def check_order(
+    order: str, tokenizer: ImageTokenizer | None = None, family: str | None = None
+) -> None:
+    """Raises KeyError for an unknown order, ValueError for one that the tokenizer cannot serve or
+    the family does not know.
+    """
     if order not in SMALL_ORDERS:
         raise KeyError(unknown_name("order", order, SMALL_ORDERS))
+    if family is not None and order not in (known := MODELS[family].config_class.orders):
+        raise ValueError(
+            f"got order {order!r} for a transformer of the family {family!r}, which knows "
+            f"{', '.join(known)}; use one of them or another recipe"
+        )
     if tokenizer is None or tokenizer.slots.grids == ((1, 1),):
         return
     maps = tokenizer.slots.num_scales
     if (order == "next_scale") != (maps > 1):
-        fitting = "next_scale" if maps > 1 else "raster or masked"
+        fitting = "next_scale" if maps > 1 else "raster, masked or random"
         raise ValueError(
             f"got order {order!r} for a tokenizer with {maps} token map{'s' * (maps > 1)}; use "
             f"{fitting}"

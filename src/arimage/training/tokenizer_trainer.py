@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from arimage.images import from_pixels
 from arimage.shapes import UInt8
 from arimage.tokenizers.base import ImageTokenizer
-from arimage.training.common import History, Loss, Recipe, fit
+from arimage.training.common import Batch, History, Loss, Recipe, fit
 
 
 def train_tokenizer(
@@ -22,8 +22,8 @@ def train_tokenizer(
     tokenizer.check_size(pixels.shape[1], pixels.shape[2])
     torch.manual_seed(recipe.seed)
 
-    def loss_of(model: nn.Module, index: Tensor, generator: torch.Generator) -> Loss:
-        images = from_pixels(pixels[index.numpy()]).to(tokenizer.device)
+    def loss_of(model: nn.Module, batch: Batch) -> Loss:
+        images = from_pixels(pixels[batch.index.numpy()]).to(tokenizer.device)
         output, encoding = model(images)
         l1, l2 = F.l1_loss(output, images), F.mse_loss(output, images)
         return Loss(l1 + l2 + encoding.loss, {"l1": l1, "l2": l2, "codes": encoding.loss})

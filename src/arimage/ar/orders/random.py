@@ -23,7 +23,7 @@ class RandomOrder(RasterOrder):
         path: (slots,) or (b, slots), to give paths instead.
 
     Raises:
-        ValueError: a path that is no permutation of the slots.
+        ValueError: a path that is no permutation of the slots; another number of them than images.
     """
 
     def __init__(
@@ -42,8 +42,9 @@ class RandomOrder(RasterOrder):
     def start(self, noise: Noise, known: Known | None = None) -> State:
         """The state before the first step, with the paths."""
         state = super().start(noise, known)
-        path = noise.gumbel(self.num_slots).argsort(-1) if self.path is None else self.path
-        return dataclasses.replace(state, path=path.expand(noise.batch, -1))
+        if self.path is None:
+            return dataclasses.replace(state, path=noise.gumbel(self.num_slots).argsort(-1))
+        return dataclasses.replace(state, path=paths_for(self.path, noise.batch))
 
     def next_step(self, state: State) -> Step | None:
         """Raster's step at the slots of each image's path."""
@@ -58,10 +59,10 @@ class RandomOrder(RasterOrder):
         Args:
             share: probability that an image has a random path; the others are in raster order.
         """
-        path = self.path
-        if path is None:
+        if self.path is None:
             path = random_paths(*ids.shape, share, generator).to(ids.device)
-        path = path.expand_as(ids)
+        else:
+            path = paths_for(self.path, len(ids))
         taught = super().lesson(ids.gather(1, path), generator)
         return dataclasses.replace(taught, step=along(taught.step, path))
 
@@ -79,6 +80,19 @@ def random_paths(
     drawn = torch.rand(batch, num_slots, generator=generator).argsort(1)
     chosen = torch.rand(batch, 1, generator=generator) < share
     return torch.where(chosen, drawn, torch.arange(num_slots))
+
+
+def paths_for(path: Tensor, batch: int) -> Int[Tensor, "b slots"]:
+    """One path per image: as given, or the one given for all.
+
+    Raises:
+        ValueError: another number of paths than images.
+    """
+    if path.ndim == 2 and len(path) not in (1, batch):
+        raise ValueError(
+            f"got {len(path)} paths for {batch} images; give one per image or one for all"
+        )
+    return path.expand(batch, -1)
 
 
 def check_path(path: Tensor, num_slots: int) -> None:
