@@ -255,7 +255,9 @@ def test_a_file_of_another_depth_is_told(files, tmp_path, monkeypatch):
     preset = dataclasses.replace(PRESETS["llamagen-b-256"], depth=12)
     monkeypatch.setitem(PRESETS, preset.name, preset)
     with pytest.raises(ValueError) as caught:
-        ImageGenerator.from_pretrained(files["class"], tokenizer=files["tokenizer"])
+        ImageGenerator.from_pretrained(
+            files["class"], tokenizer=files["tokenizer"], variant="c2i-B-256"
+        )
     assert "holds a LlamaGen transformer of depth 3, not 12" in sentence(caught)
 
 

@@ -1,6 +1,7 @@
 """Published files of a transformer and its tokenizer -> the folder of a generator."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def chosen(folder: Path, preset: Preset | None) -> list[Path]:
 def named(files: Sequence[Path], asked: Preset | None) -> Preset | None:
     """What is asked for, or what the published name of one of the files says.
 
+    A name alone does not vouch for the depth: who trains a model may call its file as published.
+
     Raises:
         ValueError: the two differ.
     """
@@ -89,7 +92,7 @@ def named(files: Sequence[Path], asked: Preset | None) -> Preset | None:
             f"{asked.variant} ({asked.image_size} px) was asked for; leave variant out, or give "
             f"the file of {asked.variant}"
         )
-    return preset
+    return preset if asked is not None else replace(preset, depth=None)
 
 
 def tokenizer_file(tokenizer: str | Path) -> Path:

@@ -42,10 +42,16 @@ def near(ours, theirs, tolerance=TOLERANCE):
     return bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max())
 
 
-def test_a_file_loads_with_the_settings_of_the_demo(case):
-    settings = case.generator.settings
+def test_a_file_of_another_name_loads_with_the_settings_of_the_demo(case, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    files = [save_part("rar", part, tmp_path) for part in ("rar", "maskgit_vqgan")]
+    generator = ImageGenerator.from_pretrained(
+        files[0].rename(tmp_path / "mine.bin"), tokenizer=files[1]
+    )
+    settings = generator.settings
     assert (settings.guidance_scale, settings.guidance_schedule) == (4.0, "constant")
-    assert case.generator.class_names is None
+    assert generator.class_names is None
+    assert case.generator.settings.guidance_scale == 16.0  # under its published name, rar_b.bin
 
 
 def test_a_size_loads_by_repository_and_variant(case, tmp_path, monkeypatch):
