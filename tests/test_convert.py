@@ -304,7 +304,7 @@ def test_offline_says_which_file_from_where_and_how_to_place_it():
 def test_files_that_do_not_fit_are_told(files, tmp_path):
     cases = [
         ({"name": files[0], "variant": "d20"}, "holds a VAR transformer of depth 2, not 20"),
-        ({"name": files[0], "variant": "d21"}, "unknown variant of FoundationVision/var 'd21'"),
+        ({"name": files[0], "variant": "d21"}, "unknown variant 'd21'. Did you mean"),
         ({"name": "FoundationVision/var"}, "give variant: d16"),
     ]
     twice = save(tmp_path / "x.pth", {"model": var_case(CASE).var, "ema": var_case(CASE).var})

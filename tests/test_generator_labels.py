@@ -45,7 +45,7 @@ def test_labels_are_uniform_and_have_a_stream_of_their_own():
 
 WRONG = [
     ({}, "got neither class_labels nor count"),
-    ({"class_labels": 1, "count": 2}, "got class_labels and count 2; pass one of them"),
+    ({"class_labels": 1, "count": 2}, "got class labels and count 2; pass one of them"),
     ({"count": 0}, "got count 0; expected an integer >= 1"),
     ({"count": 2, "seeds": -1}, "got seed -1; expected an integer from 0"),
     ({"count": 2, "seeds": [1]}, "got 2 class labels for 1 seeds"),
@@ -63,13 +63,13 @@ def test_a_wrong_call_is_told(generators, options, message):
 @pytest.mark.parametrize(("name", "order"), MODEL_CASES)
 def test_images_do_not_depend_on_the_memory_budget(generators, name, order, monkeypatch):
     generator, sizes = generators(name, order), []
-    sample = generator.sample
+    states = generator._states
 
     def spy(labels, *arguments, **settings):
         sizes.append(len(labels))
-        return sample(labels, *arguments, **settings)
+        return states(labels, *arguments, **settings)
 
-    monkeypatch.setattr(generator, "sample", spy)
+    monkeypatch.setattr(generator, "_states", spy)
     labels = [0, 1, 2, 3, 0]
     outputs = [generator(labels, seeds=7, output_type="pixels")]
     two = next(2.0**-k for k in range(40) if generator.plan(2.0**-k) < 5)

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from tiny import (
     SIZED_MODEL_CASES,
     TOKENIZER_CASES,
+    make_condition,
     make_images,
     make_model,
     make_order,
@@ -48,7 +49,8 @@ def outputs(model):
     generator = torch.Generator().manual_seed(4)
     ids = torch.randint(0, model.config.vocab_size, (2, model.slots.num_slots), generator=generator)
     lesson = order.lesson(ids, generator)
-    return [model.head(model(lesson.inputs, model.prepare(torch.tensor([0, 1])), lesson.step))]
+    context = model.prepare(make_condition(model, [0, 1]))
+    return [model.head(model(lesson.inputs, context, lesson.step))]
 
 
 def is_same(model, loaded):

@@ -12,7 +12,9 @@ from arimage.zoo import (
     PRESETS,
     card,
     find,
+    find_file,
     find_published,
+    find_variant,
     front_matter,
     markdown_table,
     packaged,
@@ -51,7 +53,9 @@ def test_the_card_starts_with_the_record(name):
 def test_the_card_of_a_published_model_is_made_from_its_record(name):
     preset = PRESETS[name]
     assert (ROOT / "model_cards" / f"{name}.md").read_text() == card(preset)
-    assert f"FID {preset.published['fid']} ({preset.published_by})" in card(preset)
+    if preset.published:
+        assert f"FID {preset.published['fid']} ({preset.published_by})" in card(preset)
+    assert preset.remark in card(preset)
     assert "our score | not verified" in card(preset)
     assert not preset.scores
     Settings.from_json(preset.sampling)
@@ -67,6 +71,32 @@ def test_a_published_model_is_found_by_repository_and_variant(name):
     assert find_published(preset.repo, preset.variant) is preset
     assert published_tokenizer(name) is preset
     assert published_tokenizer(preset.repo, preset.variant) is preset
+    assert find_file(preset.file.rpartition("/")[2]) is preset
+    assert find_variant(name) is preset
+    assert find_variant(preset.variant).variant == preset.variant
+
+
+def test_what_several_models_share_means_the_first():
+    assert find_variant("d16").name == "var-d16"
+    assert find_variant("c2i-B-384").name == "llamagen-b-384"
+    with pytest.raises(ValueError) as caught:
+        find_variant("c2i-XL-256")
+    assert "unknown variant 'c2i-XL-256'. Did you mean 'c2i-" in sentence(caught)
+    assert find_file("nothing.pt") is None
+
+
+def test_scores_of_resized_images_are_said_to_be():
+    for name in PUBLISHED:
+        resized = "llamagen" in name and PRESETS[name].image_size == 384
+        assert ("384 px samples resized to 256 px" in card(PRESETS[name])) == resized
+
+
+def test_the_published_variants_of_llamagen():
+    c2i = {p.variant for p in PRESETS.values() if p.repo == "FoundationVision/LlamaGen"}
+    assert c2i == {f"c2i-{s}-384" for s in ("B", "L", "XL", "XXL", "3B")} | {
+        "c2i-B-256",
+        "c2i-L-256",
+    }
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ Whatever is registered is tested by being registered: a name without an entry he
 sentence that says so.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from arimage.ar.base import Draw
 from arimage.ar.registry import MODELS, ORDERS
 from arimage.generator import ImageGenerator
+from arimage.sampling.samplers.base import Sampler
 from arimage.sampling.settings import Settings
 from arimage.slots import SlotTable
+from arimage.text import TextFeatures
 from arimage.tokenizers.conv import NETWORKS
 from arimage.tokenizers.registry import QUANTIZERS, TOKENIZERS
 
@@ -54,6 +57,7 @@ TINY_TOKENIZERS = {
 }
 TINY_NETWORKS = {"maskgit": {"latent_channels": 6}}  # fields of the networks besides "ldm"
 
+TEXT = {"text_tokens": 7, "text_width": 10}
 TINY_MODELS = {
     "llama": TinyModel(
         "vq",
@@ -61,6 +65,14 @@ TINY_MODELS = {
             {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
             {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
             {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
+        ),
+    ),
+    "llama_text": TinyModel(
+        "vq",
+        (
+            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48, **TEXT},
+            {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2, **TEXT},
+            {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1, **TEXT},
         ),
     ),
     "rar": TinyModel(
@@ -160,10 +172,11 @@ TOKENIZER_CASES = [
     ),
     *((f"vq {network}", "vq_learned") for network in NETWORKS if network != "ldm"),
 ]
-MODEL_CASES = [(name, order) for name in MODELS for order in MODELS[name].config_class.orders]
+EVERY_MODEL = [(name, order) for name in MODELS for order in MODELS[name].config_class.orders]
+MODEL_CASES = [case for case in EVERY_MODEL if not MODELS[case[0]].takes_text]  # of classes
 SIZED_MODEL_CASES = [
     (name, order, size)
-    for name, order in MODEL_CASES
+    for name, order in EVERY_MODEL
     for size in range(len(TINY_MODELS[name].sizes) if name in TINY_MODELS else 1)
 ]
 
@@ -231,9 +244,21 @@ def make_model(name: str, order: str, size: int = 0) -> Any:
     """In eval mode, with random weights."""
     fields = entry("model", TINY_MODELS, name).sizes[size]
     cls = MODELS[name]
-    model = cls(cls.config_class(order=order, num_classes=NUM_CLASSES, **fields)).eval()
+    classes = {} if cls.takes_text else {"num_classes": NUM_CLASSES}
+    model = cls(cls.config_class(order=order, **classes, **fields)).eval()
     fill(model)
     return model
+
+
+def make_condition(model: Any, rows: Any) -> Any:
+    """What a model is asked for: labels, or features of text that belong to the numbers in rows."""
+    if not model.takes_text:
+        return torch.as_tensor(rows)
+    tokens, width = model.config.text_tokens, model.config.text_width
+    stream = [torch.Generator().manual_seed(100 + int(row)) for row in rows]
+    features = torch.stack([torch.randn(tokens, width, generator=g) for g in stream])
+    counts = torch.tensor([1 + int(row) * 2 % tokens for row in rows])
+    return TextFeatures(features, torch.arange(tokens) < counts[:, None])
 
 
 def make_generator(name: str, order: str, **settings: Any) -> ImageGenerator:
@@ -284,6 +309,40 @@ def make_order(model: Any, **options: Any) -> Any:
     """The model's order over a toy fuser with the model's slots."""
     fuser = ToyFuser(model.slots.grids, model.config.vocab_size, model.code_dim or 4)
     return ORDERS[model.config.order](fuser, model.prefix_length, "cpu", **options)
+
+
+def make_encoder(folder: Any, width: int) -> Any:
+    """A folder with a T5 of a dozen words, random weights and features of ``width``."""
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = ["<pad>", "</s>", "<unk>", "a", "corgi", "on", "beach", "red", "cat", "the", "moon"]
+    table = {word: i for i, word in enumerate(words)}
+    splitter = Tokenizer(models.WordLevel(table, unk_token="<unk>"))
+    splitter.pre_tokenizer = pre_tokenizers.Whitespace()
+    end = ("</s>", table["</s>"])
+    splitter.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[end])
+    marks = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=splitter, **marks).save_pretrained(folder)
+    sizes = {"d_model": width, "d_kv": 4, "num_heads": 2, "d_ff": 16, "num_layers": 2}
+    encoder = T5EncoderModel(T5Config(vocab_size=len(table), **sizes)).eval()
+    fill(encoder)
+    encoder.save_pretrained(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Recorder(Sampler):
+    """Keeps logits and slots of every step, and takes the largest logit."""
+
+    logits: list = field(default_factory=list)
+    slots: list = field(default_factory=list)
+
+    def __call__(self, logits, step, noise):
+        self.logits.append(logits)
+        self.slots.append(step.slots.expand(logits.shape[:2]))
+        return Draw(logits.argmax(-1), logits.new_zeros(logits.shape[:2]))
 
 
 def sentence(caught: pytest.ExceptionInfo) -> str:

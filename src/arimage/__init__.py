@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from arimage.generator import ImageGenerator
     from arimage.outputs import GeneratorOutput, Preview
     from arimage.sampling.registry import SAMPLERS, SCHEDULES
+    from arimage.text import TextFeatures
     from arimage.tokenizers.base import ImageTokenizer
     from arimage.tokenizers.registry import QUANTIZERS, TOKENIZERS
     from arimage.zoo import PRESETS
@@ -32,6 +33,7 @@ _HOMES = {
     "SAMPLERS": "arimage.sampling.registry",
     "SCHEDULES": "arimage.sampling.registry",
     "TOKENIZERS": "arimage.tokenizers.registry",
+    "TextFeatures": "arimage.text",
     "evaluate": "arimage.eval.runner",
 }
 
@@ -49,6 +51,7 @@ __all__ = [
     "ImageGenerator",
     "ImageTokenizer",
     "Preview",
+    "TextFeatures",
     "__version__",
     "evaluate",
 ]

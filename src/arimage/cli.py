@@ -49,8 +49,11 @@ def demo(
 def generate(
     out: Annotated[Path, typer.Option(help="A .png for one sheet, or a folder for one PNG each.")],
     model: Model = "digits-var",
-    classes: Annotated[str, typer.Option(help='Labels or names: "0-9", "3,1,4".')] = "0",
-    per_class: Annotated[int, typer.Option(help="Images per class.", min=1)] = 1,
+    asked: Annotated[
+        list[str] | None,
+        typer.Option("--classes", "--prompt", help='Labels, names: "0-9", "3,1,4"; or a prompt.'),
+    ] = None,
+    per_class: Annotated[int, typer.Option(help="Images per class or prompt.", min=1)] = 1,
     seed: Annotated[int, typer.Option(help="Of the first image; the others count up.")] = 0,
     guidance_scale: Annotated[float | None, typer.Option(help="u + s (c - u); 1 is off.")] = None,
     guidance_schedule: Annotated[str | None, typer.Option(help="constant, linear, ...")] = None,
@@ -60,7 +63,7 @@ def generate(
     num_steps: Annotated[int | None, typer.Option(help="Passes, for masked models.")] = None,
     device: Device = "cpu",
 ) -> None:
-    """Generate images from class labels."""
+    """Generate images from class labels (0 if left out), or prompts, each its own --prompt."""
     options = {
         "guidance_scale": guidance_scale,
         "guidance_schedule": guidance_schedule,
@@ -73,14 +76,17 @@ def generate(
     from arimage.generator import ImageGenerator
 
     generator = ImageGenerator.from_pretrained(model, device=device)
-    labels = [c for c in parse_classes(classes) for _ in range(per_class)]
-    save_generated(generator, model, labels, seed, settings, out, per_class)
+    text = generator.transformer.takes_text
+    rows = (asked or []) if text else parse_classes(",".join(asked or ["0"]))
+    rows = [row for row in rows for _ in range(per_class)]
+    condition = {"prompts" if text else "class_labels": rows}
+    save_generated(generator, model, condition, seed, settings, out, per_class)
 
 
 def save_generated(
     generator: ImageGenerator,
     model: str,
-    labels: list[int | str],
+    condition: dict[str, Any],
     seed: int,
     settings: dict[str, Any],
     out: Path,
@@ -90,23 +96,26 @@ def save_generated(
     from arimage import __version__
     from arimage.images import grid, write_png
 
-    output = generator(labels, seeds=seed, output_type="pixels", **settings)
+    output = generator(**condition, seeds=seed, output_type="pixels", **settings)
+    labels, count = output.class_labels, len(output.seeds)
     record = {
         "arimage": __version__,
         "model": model,
         **generator.settings.updated(settings).to_json(),
     }
     if out.suffix.lower() == ".png":
-        columns = per_class if per_class > 1 else min(len(labels), 10)
-        record |= {"class_labels": output.class_labels, "seeds": output.seeds}
+        columns = per_class if per_class > 1 else min(count, 10)
+        record |= {"class_labels": labels} if labels else {"prompts": output.prompts}
+        record |= {"seeds": output.seeds}
         write_png(out, grid(output.images, columns, zoom=2), {"arimage": json.dumps(record)})
-        typer.echo(f"{len(labels)} images: {out}")
+        typer.echo(f"{count} images: {out}")
         return
     for i, pixels in enumerate(output.images):
-        one = record | {"class_label": output.class_labels[i], "seed": output.seeds[i]}
-        name = f"{i:06d}_class{output.class_labels[i]}_seed{output.seeds[i]}.png"
+        one = {"class_label": labels[i]} if labels else {"prompt": output.prompts[i]}
+        one = record | one | {"seed": output.seeds[i]}
+        name = f"{i:06d}{f'_class{labels[i]}' if labels else ''}_seed{output.seeds[i]}.png"
         write_png(out / name, pixels, {"arimage": json.dumps(one)})
-    typer.echo(f"{len(labels)} images: {out}/")
+    typer.echo(f"{count} images: {out}/")
 
 
 def parse_classes(text: str) -> list[int | str]:
@@ -160,7 +169,10 @@ def edit(
     mask: Annotated[list[Path], typer.Option(help="White is drawn anew; one, or one per image.")],
     out: Annotated[Path, typer.Option(help="A .png: a row per image, before, mask, after.")],
     model: Model = "digits-var",
-    class_label: Annotated[str | None, typer.Option(help="Label or name; else no class.")] = None,
+    asked: Annotated[
+        str | None,
+        typer.Option("--class-label", "--prompt", help="Label, name or prompt; else none."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the first image; the others count up.")] = 0,
     outpaint: Annotated[bool, typer.Option("--outpaint", help="Draw the black part anew.")] = False,
     paste: Annotated[bool, typer.Option("--paste", help="Put the kept pixels back.")] = False,
@@ -177,14 +189,19 @@ def edit(
     from arimage.sampling.editing import read_masks
 
     generator = ImageGenerator.from_pretrained(model, device=device)
-    labels = None if class_label is None else parse_classes(class_label)
+    condition: dict[str, Any] = {}
+    if asked is not None and generator.transformer.takes_text:
+        condition = {"prompts": asked}
+    elif asked is not None:
+        condition = {"class_labels": parse_classes(asked)}
     pixels, sizes = native_pixels(images, generator.tokenizer.config.image_size)
     draws = [draw ^ outpaint for draw in read_masks(mask, sizes)]
     output = generator.edit(
-        pixels, draws, labels, seeds=seed, paste=paste, output_type="pixels", **settings
+        pixels, draws, seeds=seed, paste=paste, output_type="pixels", **condition, **settings
     )
-    record = {"model": model, "paste": paste, "outpaint": outpaint}
-    record |= {"class_labels": output.class_labels, "seeds": output.seeds}
+    labels, seeds = output.class_labels, output.seeds
+    record = {"model": model, "paste": paste, "outpaint": outpaint, "seeds": seeds}
+    record |= {"class_labels": labels} if labels else {"prompts": output.prompts}
     record |= generator.settings.updated(settings).to_json()
     save_edited(out, pixels, draws, output.images, record)
     typer.echo(f"{len(images)} images: {out}")
@@ -267,13 +284,15 @@ def convert(
     target: Annotated[Path, typer.Argument(help="Folder to write; from_pretrained loads it.")],
     variant: Annotated[str | None, typer.Option(help="Which model, for example d16.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="The tokenizer's file or hub id.")] = None,
-    scales: Annotated[str | None, typer.Option(help='Token maps, "1,2,3"; inferred.')] = None,
+    scales: Annotated[str | None, typer.Option(help='Sides of token maps: "1,2,3", "24".')] = None,
+    num_heads: Annotated[int | None, typer.Option(help="Where the file does not say.")] = None,
 ) -> None:
     """Turn published checkpoint files into a folder of safetensors."""
     from arimage.convert import convert as run
 
     sides = None if scales is None else parse_scales(scales)
-    typer.echo(f"saved: {run(source, target, variant=variant, tokenizer=tokenizer, scales=sides)}")
+    hints = {"scales": sides, "num_heads": num_heads}
+    typer.echo(f"saved: {run(source, target, variant=variant, tokenizer=tokenizer, **hints)}")
 
 
 def parse_scales(text: str) -> list[int]:
@@ -333,7 +352,7 @@ def list_models() -> None:
         table.add_column(heading, no_wrap=heading == "name")
     for preset in PRESETS.values():
         sizes = " + ".join(size(n) for n in preset.parameters)
-        row = (preset.order, str(preset.image_size), str(preset.num_classes), sizes)
+        row = (preset.order, str(preset.image_size), str(preset.num_classes or "text"), sizes)
         table.add_row(preset.name, *row, preset.licence)
     console = Console()
     console.print(table)

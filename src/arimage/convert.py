@@ -8,7 +8,8 @@ from arimage import __version__, checkpoint, hub, names
 from arimage.ar.registry import LAYOUTS
 from arimage.files import new_files, write_json
 from arimage.tokenizers import load as tokenizers
-from arimage.zoo import PRESETS, Preset, find_published, published_tokenizer
+from arimage.zoo import PRESETS, Preset, find_file, find_published, find_variant
+from arimage.zoo import published_tokenizer as find_tokenizer
 
 INDEX = "model_index.json"
 TOKENIZER, TRANSFORMER = tokenizers.PART, "transformer"
@@ -36,9 +37,9 @@ def locate(
     files, preset = sources(name, variant, tokenizer, revision)
     if not files:
         return hub.locate(name, revision=revision)
-    depth = preset.depth if preset else None
+    hints = preset.hints if preset else {}
     options = f"{__version__} {preset and preset.name}"
-    return hub.converted(files, options, lambda folder: write(files, folder, preset, depth=depth))
+    return hub.converted(files, options, lambda folder: write(files, folder, preset, **hints))
 
 
 def sources(
@@ -50,8 +51,9 @@ def sources(
     """The published files behind a name (none for our own folders) and their preset, if known."""
     path = Path(name)
     if path.exists():
-        preset = local_preset(variant)
+        preset = find_variant(variant) if variant is not None else None
         files = [path] if path.is_file() else chosen(path, preset)
+        preset = named(files, preset)
     else:
         preset = PRESETS.get(str(name)) or find_published(str(name), variant)
         if preset is None or not preset.repo:
@@ -63,19 +65,31 @@ def sources(
     return files, preset
 
 
-def local_preset(variant: str | None) -> Preset | None:
-    """What ``variant`` says of a local file: d16 is VAR's, cca-var-d16 is CCA's."""
-    if variant is None:
-        return None
-    return PRESETS.get(variant) or find_published("FoundationVision/var", variant)
-
-
 def chosen(folder: Path, preset: Preset | None) -> list[Path]:
     """The published files of a folder: the preset's, where they have its names, else all."""
     if preset is not None and (folder / Path(preset.file).name).is_file():
         both = (folder / Path(preset.file).name, folder / preset.tokenizer_file)
         return [file for file in both if file.is_file()]
     return checkpoint.files_in(folder)
+
+
+def named(files: Sequence[Path], asked: Preset | None) -> Preset | None:
+    """What is asked for, or what the published name of one of the files says.
+
+    Raises:
+        ValueError: the two differ.
+    """
+    found = [(file, preset) for file in files if (preset := find_file(file.name))]
+    if len(found) != 1:
+        return asked
+    file, preset = found[0]
+    if asked is not None and asked.variant != preset.variant:
+        raise ValueError(
+            f"{file} has the name of variant {preset.variant} ({preset.image_size} px) and "
+            f"{asked.variant} ({asked.image_size} px) was asked for; leave variant out, or give "
+            f"the file of {asked.variant}"
+        )
+    return preset
 
 
 def tokenizer_file(tokenizer: str | Path) -> Path:
@@ -86,7 +100,7 @@ def tokenizer_file(tokenizer: str | Path) -> Path:
     """
     if Path(tokenizer).is_file():
         return Path(tokenizer)
-    published = published_tokenizer(str(tokenizer))
+    published = find_tokenizer(str(tokenizer))
     if published is None:
         raise FileNotFoundError(
             f"no tokenizer file {tokenizer}; give its path, or a hub id that has one, for example "
@@ -99,18 +113,18 @@ def write(
     files: Sequence[Path],
     folder: Path,
     preset: Preset | None = None,
-    *,
-    depth: int | None = None,
-    scales: Sequence[int] | None = None,
+    **hints: Any,
 ) -> None:
     """Converts the transformer and the tokenizer that ``files`` hold between them.
+
+    ``hints`` is what the layouts are told beyond the files.
 
     Raises:
         FileNotFoundError: one of the two is in none of them. ValueError: weights that do not fit.
     """
     layouts = [LAYOUTS[name]() for name in LAYOUTS]
     layout, weights = checkpoint.find_one(files, layouts, TRANSFORMER)
-    converted = layout.convert(weights, scales=scales, depth=depth)
+    converted = layout.convert(weights, **hints)
     config: Any = converted.config
     image_tokenizer = tokenizers.convert(files, folder / TOKENIZER, config.scales)
     transformer = checkpoint.write(layout, converted, folder / TRANSFORMER)
@@ -132,6 +146,7 @@ def convert(
     variant: str | None = None,
     tokenizer: str | Path | None = None,
     scales: Sequence[int] | None = None,
+    num_heads: int | None = None,
 ) -> Path:
     """Writes a folder that ``ImageGenerator.from_pretrained`` loads; a file that holds a tokenizer
     alone becomes the folder of a tokenizer.
@@ -140,7 +155,8 @@ def convert(
         source: a published file, a folder of them, a hub id or a preset.
         target: the folder to write.
         variant, tokenizer: as ``locate``.
-        scales: sides of the token maps, for files whose schedule is not a published one.
+        scales: sides of the token maps, for files that do not say; one side for a raster model.
+        num_heads: for files of a size that was not published and does not say.
 
     Raises:
         FileNotFoundError, ValueError: as ``locate``.
@@ -151,10 +167,12 @@ def convert(
             f"no published files behind {source}; give a checkpoint file, a folder of them, or a "
             "hub id whose layout is known"
         )
-    depth = preset.depth if preset else None
+    hints = preset.hints if preset else {}
+    given = {"scales": scales, "num_heads": num_heads}
+    hints |= {name: value for name, value in given.items() if value is not None}
     with new_files(target) as temporary:
         try:
-            write(files, temporary, preset, depth=depth, scales=scales)
+            write(files, temporary, preset, **hints)
         except checkpoint.NothingFound as error:
             if error.kind != TRANSFORMER:
                 raise

@@ -1,4 +1,4 @@
-"""ImageGenerator: a tokenizer and a transformer that make images from class labels.
+"""ImageGenerator: a tokenizer and a transformer that make images from class labels or text.
 
 Start reading here: ``__call__`` -> ``sample`` -> ``sampling.loop.generate`` -> ``tokenizer``.
 """
@@ -15,23 +15,22 @@ from torch import Tensor
 from arimage import __version__
 from arimage.ar.base import Backbone, Known, State
 from arimage.ar.orders.base import Order
-from arimage.ar.registry import MODELS, ORDERS
+from arimage.ar.registry import MODELS
 from arimage.convert import INDEX, TOKENIZER, TRANSFORMER, locate
 from arimage.files import new_files, read_json, write_json
 from arimage.images import from_pixels, native_pixels, to_pil, to_pixels
 from arimage.outputs import GeneratorOutput, Preview, check_output_type, gathered, packed
-from arimage.pretrained import ArimageModel, check_device
-from arimage.registry import unknown_name
+from arimage.parts import check_fit, load_part, make_order
+from arimage.pretrained import check_device
+from arimage.sampling.conditions import Conditions, Labels, Prompts, Rows, asked, kind, rows_for
 from arimage.sampling.editing import check_known, known_tokens, paste_kept, read_masks
-from arimage.sampling.labels import count_images, labels_for, read_labels
+from arimage.sampling.labels import count_images
 from arimage.sampling.loop import Branch, generate
 from arimage.sampling.noise import Seeds, make_seeds
 from arimage.sampling.planner import budget_bytes, check_batch_size, fitting_batch, image_bytes
 from arimage.sampling.settings import Settings
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.tokenizers.registry import TOKENIZERS
-
-Labels = Sequence[int | str] | int | str | None
 
 
 class ImageGenerator:
@@ -42,6 +41,7 @@ class ImageGenerator:
         transformer: predicts ids.
         settings: sampling defaults.
         class_names: one name per class, or None.
+        text_encoder: for models of text: folder or hub id, in place of the config's.
 
     Raises:
         ValueError: a tokenizer and a transformer that do not fit.
@@ -53,6 +53,7 @@ class ImageGenerator:
         transformer: Backbone,
         settings: Settings | None = None,
         class_names: Sequence[str] | None = None,
+        text_encoder: str | Path | None = None,
     ) -> None:
         self.tokenizer, self.transformer = tokenizer.eval(), transformer.eval()
         self.settings = settings or Settings()
@@ -61,6 +62,7 @@ class ImageGenerator:
         count = transformer.config.num_classes
         if self.class_names is not None and len(self.class_names) != count:
             raise ValueError(f"got {len(self.class_names)} class names for {count} classes")
+        self.conditions = Conditions(transformer, text_encoder)
 
     @classmethod
     def from_pretrained(
@@ -72,6 +74,7 @@ class ImageGenerator:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         revision: str | None = None,
+        text_encoder: str | Path | None = None,
     ) -> "ImageGenerator":
         """Loads a preset, a folder made by ``save_pretrained``, a hub id, or published files.
 
@@ -84,6 +87,8 @@ class ImageGenerator:
             tokenizer: the tokenizer's file, or a hub id that has one.
             dtype, device: of the loaded models.
             revision: branch, tag or commit of a hub repository.
+            text_encoder: folder or hub id of the text encoder, in place of the published one; it is
+                loaded with the first prompt.
 
         Raises:
             FileNotFoundError: nothing of that name; the nearest presets are named.
@@ -100,12 +105,13 @@ class ImageGenerator:
             load_part(folder, TRANSFORMER, MODELS, dtype),
         )
         settings = Settings.from_json(index.get("sampling", {}))
-        return cls(*parts, settings, index.get("class_names")).to(device)
+        return cls(*parts, settings, index.get("class_names"), text_encoder).to(device)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Writes model_index.json, image_tokenizer/ and transformer/; each file appears whole.
 
-        ``dtype`` is what the weights are stored in (as they are by default).
+        ``dtype`` is what the weights are stored in (as they are by default). A text encoder is not
+        written: the transformer's config names it.
         """
         index = {
             "_class_name": type(self).__name__,
@@ -137,6 +143,7 @@ class ImageGenerator:
         self,
         class_labels: Labels = None,
         *,
+        prompts: Prompts = None,
         count: int | None = None,
         seeds: Seeds = None,
         batch_size: int | None = None,
@@ -144,10 +151,11 @@ class ImageGenerator:
         output_type: str = "pil",
         **settings: Any,
     ) -> GeneratorOutput:
-        """Generates one image per class label.
+        """Generates one image per class label or prompt.
 
         Args:
             class_labels: 0..num_classes-1, or class names; num_classes itself is "no class".
+            prompts: for models of text: texts, or ``TextFeatures`` of them.
             count: instead of labels: so many images, each with a label drawn from its seed (a list
                 of seeds says it too).
             seeds: one per image; an integer s means s, s+1, ...; None draws fresh ones.
@@ -156,18 +164,20 @@ class ImageGenerator:
             settings: fields of ``Settings`` that replace the defaults.
 
         Raises:
-            ValueError: a label out of range, seeds and labels of different length, a setting out
-                of range. TypeError, KeyError: an unknown setting or name.
+            ValueError: a label out of range, a prompt that is too long, labels for a model of text
+                or the reverse, another number of seeds, a setting out of range.
+            TypeError, KeyError: an unknown setting or name.
+            FileNotFoundError: prompts, and the text encoder is not there.
         """
         check_output_type(output_type)
-        seeds = self._seeds(class_labels, seeds, settings, count)
-        made = self.batches(
-            class_labels, seeds, batch_size, memory_budget=memory_budget, **settings
-        )
-        pixels, ids = gathered(made)
-        drawn = class_labels is None
-        labels = self.random_labels(seeds, **settings) if drawn else self.labels(class_labels)
-        return GeneratorOutput(packed(pixels, output_type), ids, labels, seeds)
+        rows = self.conditions.read(class_labels, prompts, self.class_names)
+        seeds = self._seeds(rows, seeds, settings, count)
+        size = self.plan(memory_budget, **settings) if batch_size is None else batch_size
+        pixels, ids = gathered(self._batches(rows, seeds, size, None, settings))
+        if rows is None:
+            rows = self.random_labels(seeds, **settings)
+        labels, texts = asked(rows)
+        return GeneratorOutput(packed(pixels, output_type), ids, labels, seeds, texts)
 
     def edit(
         self,
@@ -175,6 +185,7 @@ class ImageGenerator:
         masks: Any,
         class_labels: Labels = None,
         *,
+        prompts: Prompts = None,
         seeds: Seeds = None,
         paste: bool = False,
         batch_size: int | None = None,
@@ -187,7 +198,7 @@ class ImageGenerator:
         Args:
             images: PIL images and files (centred square, resized), or arrays of the model's size.
             masks: one per image or one for all, any resolution; white (True, 255) is drawn anew.
-            class_labels: one per image or one for all; None is "no class".
+            class_labels, prompts: one per image or one for all; neither is "no class", no prompt.
             seeds: as in ``__call__``.
             paste: put the original's pixels back where the mask is black. Without it the tokens
                 there are kept, and decoding them changes the pixels.
@@ -199,16 +210,19 @@ class ImageGenerator:
         check_output_type(output_type)
         pixels, sizes = native_pixels(images, self.tokenizer.config.image_size)
         draws = read_masks(masks, sizes)
-        if class_labels is None:
-            class_labels = self.transformer.config.null_class
-        labels = labels_for(self.labels(class_labels), len(pixels))
-        seeds = self._seeds(labels, seeds, settings)
+        if class_labels is None and prompts is None:
+            rows = self.conditions.nothing()
+        else:
+            rows = self.conditions.read(class_labels, prompts, self.class_names)
+        rows = rows_for(rows, len(pixels))
+        seeds = self._seeds(rows, seeds, settings)
         size = self.plan(memory_budget, **settings) if batch_size is None else batch_size
         known = self.known(pixels, draws, size)
-        edited, ids = gathered(self.batches(labels, seeds, size, known=known, **settings))
+        edited, ids = gathered(self._batches(rows, seeds, size, known, settings))
         if paste:
             edited = paste_kept(edited, pixels, draws)
-        return GeneratorOutput(packed(edited, output_type), ids, labels, seeds)
+        labels, texts = asked(rows)
+        return GeneratorOutput(packed(edited, output_type), ids, labels, seeds, texts)
 
     @torch.no_grad()
     def known(self, images: Any, masks: Any, batch_size: int | None = None) -> Known:
@@ -230,10 +244,11 @@ class ImageGenerator:
 
     def batches(
         self,
-        class_labels: Labels,
-        seeds: Seeds,
+        class_labels: Labels = None,
+        seeds: Seeds = None,
         batch_size: int | None = None,
         *,
+        prompts: Prompts = None,
         memory_budget: float | int | None = None,
         known: Known | None = None,
         **settings: Any,
@@ -241,7 +256,7 @@ class ImageGenerator:
         """Yields (pixels uint8 (b, H, W, 3), ids (b, num_slots)) batch by batch, in order.
 
         Args:
-            class_labels, seeds, settings: as in ``__call__``.
+            class_labels, prompts, seeds, settings: as in ``__call__``.
             batch_size: images per call of the models; None is what fits into ``memory_budget``.
             memory_budget: GiB besides the weights, against an estimate (sampling/planner.py);
                 None is 0.8 of the free memory on CUDA and 4 GiB elsewhere.
@@ -249,18 +264,28 @@ class ImageGenerator:
         """
         if batch_size is None:
             batch_size = self.plan(memory_budget, **settings)
+        rows = self.conditions.read(class_labels, prompts, self.class_names)
+        seeds = self._seeds(rows, seeds, settings)
+        yield from self._batches(rows, seeds, batch_size, known, settings)
+
+    def _batches(
+        self,
+        rows: Rows | None,
+        seeds: list[int],
+        batch_size: int,
+        known: Known | None,
+        settings: dict[str, Any],
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
         size = check_batch_size(batch_size)
-        seeds = self._seeds(class_labels, seeds, settings)
-        labels = None if class_labels is None else self.labels(class_labels)
         if self.settings.updated(settings).rng == "reference" and len(seeds) > size:
             raise ValueError(
                 f"got {len(seeds)} images and batch_size {size}; rng='reference' draws for all "
                 "images together: raise batch_size, or call once per batch"
             )
         for i in range(0, len(seeds), size):
-            rows = slice(i, i + size)
-            given = known and known.part(rows)
-            *_, state = self.sample(labels and labels[rows], seeds[rows], given, **settings)
+            part = slice(i, i + size)
+            given = known and known.part(part)
+            *_, state = self._states(rows and rows[part], seeds[part], given, settings)
             yield to_pixels(self._decode(state)), state.ids.cpu()
 
     def plan(self, memory_budget: float | int | None = None, **settings: Any) -> int:
@@ -273,27 +298,35 @@ class ImageGenerator:
 
     def stream(
         self,
-        class_labels: Labels,
+        class_labels: Labels = None,
         *,
+        prompts: Prompts = None,
         seeds: Seeds = None,
         known: Known | None = None,
         **settings: Any,
     ) -> Iterator[Preview]:
         """Yields a preview after every step: the canvas so far, decoded."""
-        seeds = self._seeds(class_labels, seeds, settings)
-        order = self.order(self.settings.updated(settings).num_steps)
-        for state in self.sample(class_labels, seeds, known, **settings):
+        steps = self.order(self.settings.updated(settings).num_steps).num_steps
+        for state in self.sample(class_labels, seeds, known, prompts=prompts, **settings):
             images = to_pil(to_pixels(self._decode(state)))
-            yield Preview(state.step, order.num_steps, images, state.ids.cpu())
+            yield Preview(state.step, steps, images, state.ids.cpu())
 
     def sample(
         self,
         class_labels: Labels,
         seeds: Seeds,
         known: Known | None = None,
+        *,
+        prompts: Prompts = None,
         **settings: Any,
     ) -> Iterator[State]:
         """The states of one batch, step by step; ``known`` tokens are kept (editing)."""
+        rows = self.conditions.read(class_labels, prompts, self.class_names)
+        return self._states(rows, self._seeds(rows, seeds, settings), known, settings)
+
+    def _states(
+        self, rows: Rows | None, seeds: list[int], known: Known | None, settings: dict[str, Any]
+    ) -> Iterator[State]:
         chosen = self.settings.updated(settings)
         order = self.order(chosen.num_steps)
         if chosen.more_smooth and not order.mixes:
@@ -301,15 +334,15 @@ class ImageGenerator:
                 "more_smooth mixes codes and this transformer reads ids; it is for next-scale "
                 "models"
             )
-        noise = chosen.make_noise(self._seeds(class_labels, seeds, settings), self.device)
-        num_classes = self.transformer.config.num_classes
-        labels = noise.labels(num_classes) if class_labels is None else self.labels(class_labels)
+        noise = chosen.make_noise(seeds, self.device)
+        if rows is None:
+            rows = noise.labels(self.transformer.config.num_classes)
         if known is not None:
             check_known(known, self.tokenizer.config.vocab_size)
             known = known.to(self.device)
         with torch.no_grad():
-            rows = torch.tensor(labels, device=self.device)
-            branch = Branch.of(self.transformer, order, rows, chosen.guidance())
+            condition = self.conditions.prepared(rows)
+            branch = Branch.of(self.transformer, order, condition, chosen.guidance())
         return generate([branch], order, chosen.make_sampler(), noise, known)
 
     def order(self, num_steps: int | None = None) -> Order:
@@ -322,9 +355,7 @@ class ImageGenerator:
         Raises:
             ValueError: no label, or one out of range. KeyError: an unknown class name.
         """
-        return read_labels(
-            class_labels, self.transformer.config.num_classes, self.class_names or []
-        )
+        return self.conditions.labels(class_labels, self.class_names)
 
     def random_labels(self, seeds: Sequence[int], **settings: Any) -> list[int]:
         """A class label per seed, uniform; the same seed has the same label."""
@@ -333,68 +364,16 @@ class ImageGenerator:
 
     def _seeds(
         self,
-        class_labels: Labels,
+        rows: Rows | None,
         seeds: Seeds,
         settings: dict[str, Any],
         count: int | None = None,
     ) -> list[int]:
         """One seed per image; with the reference's noise one for all of them."""
-        given = None if class_labels is None else len(self.labels(class_labels))
+        images = count_images(None if rows is None else len(rows), count, seeds, kind(rows))
         shared = self.settings.updated(settings).rng == "reference"
-        return make_seeds(seeds, count_images(given, count, seeds), shared=shared)
+        return make_seeds(seeds, images, shared=shared, of=kind(rows))
 
     @torch.no_grad()
     def _decode(self, state: State) -> Tensor:
         return self.tokenizer.decode_canvas(state.canvas)
-
-
-def make_order(
-    tokenizer: ImageTokenizer, transformer: Backbone, num_steps: int | None = None
-) -> Order:
-    """The transformer's order over the tokenizer's slots.
-
-    Raises:
-        ValueError: ``num_steps`` for an order that has a fixed number.
-    """
-    name = transformer.config.order
-    cls = ORDERS[name]
-    if num_steps is not None and not cls.free_steps:
-        raise ValueError(
-            f"got num_steps {num_steps}; the order {name!r} has a fixed number of steps: "
-            "leave it out"
-        )
-    options = {} if num_steps is None else {"num_steps": num_steps}
-    return cls(tokenizer, transformer.prefix_length, transformer.device, **options)
-
-
-def check_fit(tokenizer: ImageTokenizer, transformer: Backbone) -> None:
-    """Raises ValueError unless both agree on token maps, vocabulary and, if read, codes."""
-    theirs: dict[str, Any] = {
-        "grids": tokenizer.slots.grids,
-        "vocab_size": tokenizer.config.vocab_size,
-        "code_dim": tokenizer.config.code_dim,
-    }
-    ours = {
-        "grids": transformer.slots.grids,
-        "vocab_size": transformer.config.vocab_size,
-        "code_dim": transformer.code_dim,
-    }
-    for name, value in ours.items():
-        if value is not None and value != theirs[name]:
-            raise ValueError(
-                f"the transformer was built for {name} {value} and the tokenizer has "
-                f"{theirs[name]}; use the pair that was trained together"
-            )
-
-
-def load_part(folder: Path, part: str, registry: Any, dtype: torch.dtype) -> Any:
-    """One component folder, by the ``model_type`` in its config.json."""
-    path = folder / part
-    if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"no {part}/config.json in {folder}; the folder is incomplete")
-    model_type = str(read_json(path / "config.json").get("model_type", ""))
-    name = model_type.removeprefix("arimage_")
-    if name not in registry:
-        raise ValueError(f"{path / 'config.json'}: {unknown_name(part, name, registry)}")
-    cls: type[ArimageModel] = registry[name]
-    return cls.from_pretrained(path, dtype=dtype)

@@ -1,7 +1,7 @@
 """What a generator returns."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,15 @@ OUTPUT_TYPES = ("pil", "pixels")
 
 @dataclass(frozen=True)
 class GeneratorOutput:
-    """images: PIL images (or uint8 (n, H, W, 3)); ids (n, num_slots); what made them."""
+    """images: PIL images (or uint8 (n, H, W, 3)); ids (n, num_slots); what made them: class labels
+    or prompts, and seeds. Both are empty for images made from features.
+    """
 
     images: Any
     ids: Tensor
     class_labels: list[int]
     seeds: list[int]
+    prompts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

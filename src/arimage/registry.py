@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-LISTED = 40  # names at most, when an error lists what is known
+LISTED = 20  # names at most, when an error lists what is known
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:

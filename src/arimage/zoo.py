@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arimage.registry import unknown_name
+from arimage.zoo_llamagen import LLAMAGEN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class Preset:
         name: what ``from_pretrained`` takes.
         order: raster, next_scale or masked.
         image_size: pixels per side.
-        num_classes: class labels 0..num_classes-1.
+        num_classes: class labels 0..num_classes-1; 0 for models of text.
         parameters: transformer, tokenizer.
         licence: of the weights.
         data: what it was trained on.
@@ -28,8 +29,10 @@ class Preset:
         repo, variant, file: of the transformer on the hub; repo and variant are a name, too.
         tokenizer_repo, tokenizer_file: of its tokenizer.
         depth: of the transformer in ``file``, checked when it is converted.
+        scales: sides of its token maps, where the file does not say.
+        text_encoder: hub id, for models of text.
         sampling: defaults, fields of ``sampling.settings.Settings``.
-        published: scores that its authors state, and ``published_by``, where.
+        published: scores that its authors state; ``published_by``, where; ``remark`` on them.
     """
 
     name: str
@@ -50,9 +53,17 @@ class Preset:
     tokenizer_repo: str = ""
     tokenizer_file: str = ""
     depth: int | None = None
+    scales: tuple[int, ...] = ()
+    text_encoder: str = ""
     sampling: dict[str, Any] = field(default_factory=dict)
     published: dict[str, float] = field(default_factory=dict)
     published_by: str = ""
+    remark: str = ""
+
+    @property
+    def hints(self) -> dict[str, Any]:
+        """What the layout of the published file is told of it."""
+        return {"depth": self.depth, "scales": self.scales or None}
 
 
 _DIGITS = {
@@ -164,6 +175,7 @@ _HUB_PRESETS = (
         for depth, fid in {16: 4.03, 20: 3.02, 24: 2.63, 30: 2.54}.items()
     ),
     *(_var(depth, {"fid": fid}, **_DDO) for depth, fid in {16: 2.54, 30: 1.73}.items()),
+    *(Preset(**row) for row in LLAMAGEN),
 )
 
 # bytedance/1d-tokenizer@942a96f README_RAR.md: parameters, depth, temperature, scale, power, FID.
@@ -243,6 +255,26 @@ def find_published(repo: str, variant: str | None) -> Preset | None:
     return known[variant]
 
 
+def find_variant(variant: str) -> Preset:
+    """The first model of that variant or name, whatever its repository.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if variant in PRESETS:
+        return PRESETS[variant]
+    known = {p.variant: p for p in reversed(PRESETS.values()) if p.variant}
+    if variant not in known:
+        raise ValueError(unknown_name("variant", variant, known))
+    return known[variant]
+
+
+def find_file(name: str) -> Preset | None:
+    """The model whose published file has that name; None if there is none."""
+    files = {preset.file.rpartition("/")[2]: preset for preset in PRESETS.values() if preset.file}
+    return files.get(name)
+
+
 def published_tokenizer(name: str, variant: str | None = None) -> Preset | None:
     """The first model whose tokenizer is meant by a preset's name or by a repository."""
     for preset in PRESETS.values():
@@ -254,21 +286,24 @@ def published_tokenizer(name: str, variant: str | None = None) -> Preset | None:
 
 def front_matter(preset: Preset) -> str:
     """The YAML head of a preset's model card, in the hub's field names."""
+    text = bool(preset.text_encoder)
+    tags = f"{preset.order.replace('_', '-')}, {'text' if text else 'class'}-conditional"
+    source = f"source: {preset.repo}, {preset.file}, sha256 unverified"
     lines = [
         "---",
         f"license: {preset.licence.lower()}",
         "library_name: arimage",
-        "pipeline_tag: unconditional-image-generation",
-        f"tags: [autoregressive, {preset.order.replace('_', '-')}, class-conditional]",
+        f"pipeline_tag: {'text-to-image' if text else 'unconditional-image-generation'}",
+        f"tags: [autoregressive, {tags}]",
         f"arxiv: {preset.paper}",
         f"image_size: {preset.image_size}",
-        f"num_classes: {preset.num_classes}",
+        f"text_encoder: {preset.text_encoder}" if text else f"num_classes: {preset.num_classes}",
         f"parameters: {{transformer: {preset.parameters[0]}, tokenizer: {preset.parameters[1]}}}",
         f"verified: {preset.verified}",
         *_scores("scores", preset.scores),
         *([f"published_by: {preset.published_by}"] if preset.published_by else []),
         *(_scores("published", preset.published) if preset.published else []),
-        *([f"source: {preset.repo}, {preset.file}, sha256 unverified"] if preset.repo else []),
+        *([source] if preset.repo else []),
         "---",
     ]
     return "\n".join(lines) + "\n"
@@ -281,20 +316,29 @@ def _scores(title: str, scores: dict[str, float]) -> list[str]:
 
 def card(preset: Preset) -> str:
     """The model card of a preset on the hub."""
+    text, side = bool(preset.text_encoder), preset.image_size
     settings = ", ".join(f"{name}={value!r}" for name, value in preset.sampling.items())
     scores = ", ".join(f"{name.upper()} {value}" for name, value in preset.published.items())
-    side = preset.image_size
+    remark = f"; {preset.remark}" if preset.remark else ""
+    kind = "Images from English prompts" if text else "Class-conditional ImageNet images"
+    asks = 'prompts=["a corgi on a beach"]' if text else 'class_labels=["golden retriever", 360]'
+    encoder = f"| text encoder | `{preset.text_encoder}`, at most 120 tokens |\n" if text else ""
+    limits = (
+        f"What it has seen ({preset.data}) is what it knows, biases included; no filter is applied."
+        if text
+        else "ImageNet's classes and biases are the model's; it\nknows nothing else."
+    )
     return f"""{front_matter(preset)}
 # {preset.name}
 
-Class-conditional ImageNet images, {side} x {side} pixels. The weights are those of their
+{kind}, {side} x {side} pixels. The weights are those of their
 authors, read from their files; this package adds none.
 
 ```python no-run
 from arimage import ImageGenerator
 
 generator = ImageGenerator.from_pretrained("{preset.repo}", variant="{preset.variant}")
-images = generator(class_labels=["golden retriever", 360], seeds=[0, 1]).images
+images = generator({asks}, seeds={"[0]" if text else "[0, 1]"}).images
 ```
 
 | | |
@@ -302,9 +346,9 @@ images = generator(class_labels=["golden retriever", 360], seeds=[0, 1]).images
 | also called | `{preset.name}` |
 | transformer | `{preset.file}` of `{preset.repo}`, {size(preset.parameters[0])} |
 | tokenizer | `{preset.tokenizer_file}` of `{preset.tokenizer_repo}`, {size(preset.parameters[1])} |
-| licence of the weights | {preset.licence} |
+{encoder}| licence of the weights | {preset.licence} |
 | sampling defaults | {settings} |
-| published score | {scores} ({preset.published_by}) |
+| published score | {f"{scores} ({preset.published_by}){remark}" if scores else "none stated"} |
 | our score | not verified (no weights on the build machine) |
 
 **How it was checked.** Names and shapes of all tensors against the published classes; encoding,
@@ -312,8 +356,7 @@ logits, seeded generation and decoding against recorded outputs of the reference
 weights (`tests/golden`). The published weights were not at hand: their hashes, and scores made
 with them, are not verified.
 
-**Use and limits.** Research on image generation. ImageNet's classes and biases are the model's; it
-knows nothing else.
+**Use and limits.** Research on image generation. {limits}
 """
 
 
@@ -334,9 +377,10 @@ def markdown_table() -> str:
     ]
     for preset in PRESETS.values():
         sizes = " + ".join(size(n) for n in preset.parameters)
+        asks = preset.num_classes or "text"
         lines.append(
             f"| [`{preset.name}`](model_cards/{preset.name}.md) | {preset.order} "
-            f"| {preset.image_size} px | {preset.num_classes} | {sizes} | {preset.licence} "
+            f"| {preset.image_size} px | {asks} | {sizes} | {preset.licence} "
             f"| {preset.published.get('fid', '')} | {preset.verified} |"
         )
     return "\n".join(lines)

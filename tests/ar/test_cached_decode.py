@@ -1,39 +1,28 @@
-"""Incremental cached decode = full forward under the order's decoding rule, to 1e-5 in float32."""
+"""Incremental cached decode = full forward under the order's decoding rule.
+
+To 1e-5 in float32, and for all sizes to 2e-6 in float64, where only the last cast to float32
+rounds: some tiny models magnify float32's rounding above 1e-5, with a cache and without.
+"""
 
 import dataclasses
-from dataclasses import dataclass, field
 
 import pytest
 import torch
-from tiny import NUM_CLASSES, SIZED_MODEL_CASES, make_model, make_order
+from tiny import NUM_CLASSES, SIZED_MODEL_CASES, Recorder, make_condition, make_model, make_order
 
-from arimage.ar.base import UNKNOWN, Draw, Known
+from arimage.ar.base import UNKNOWN, Known
 from arimage.ar.orders.random import RandomOrder
 from arimage.sampling.cache import StaticCache
 from arimage.sampling.guidance import Constant, Guidance, Linear
 from arimage.sampling.loop import Branch, generate
 from arimage.sampling.noise import PerImageNoise
-from arimage.sampling.samplers.base import Sampler
 
-TOLERANCE = 1e-5
+TOLERANCE, DOUBLE_TOLERANCE = 1e-5, 2e-6
 GUIDANCES = {
     "off": Guidance(),
     "constant": Guidance(2.5, Constant()),
     "linear": Guidance(3.0, Linear()),
 }
-
-
-@dataclass(frozen=True)
-class Recorder(Sampler):
-    """Keeps logits and slots of every step; what it chooses is overruled by known tokens."""
-
-    logits: list = field(default_factory=list)
-    slots: list = field(default_factory=list)
-
-    def __call__(self, logits, step, noise):
-        self.logits.append(logits)
-        self.slots.append(step.slots.expand(logits.shape[:2]))
-        return Draw(logits.argmax(-1), logits.new_zeros(logits.shape[:2]))
 
 
 def random_ids(model, batch, seed=3):
@@ -47,10 +36,10 @@ def in_slot_order(logits, slots):
     return torch.empty_like(logits).scatter(1, slots.unsqueeze(-1).expand_as(logits), logits)
 
 
-def cached_logits(model, order, ids, labels, guidance, cache=None):
+def cached_logits(model, order, ids, condition, guidance, cache=None):
     """What the loop sees when every token is forced, by slot; the slots of each step."""
     recorder = Recorder()
-    branch = Branch.of(model, order, labels, guidance)
+    branch = Branch.of(model, order, condition, guidance)
     if cache is not None:
         branch = dataclasses.replace(branch, cache=cache(branch.cache))
     known = Known(ids, torch.ones_like(ids, dtype=torch.bool))
@@ -62,29 +51,33 @@ def cached_logits(model, order, ids, labels, guidance, cache=None):
 
 
 @torch.no_grad()
-def full_logits(model, order, ids, labels, guidance, step=None):
-    """One uncached pass per condition, mixed slot by slot, by slot."""
+def full_logits(model, order, ids, condition, guidance, step=None):
+    """One uncached pass with and without the condition, mixed slot by slot, by slot."""
     lesson = order.lesson(ids, torch.Generator())
-    step = step or lesson.step
-    rows = (labels, torch.full_like(labels, model.config.null_class))
-    c, u = (model.head(model(lesson.inputs, model.prepare(row), step)) for row in rows)
+    c, u = both(model, lesson.inputs, condition, step or lesson.step)
     scales = [guidance.at(s.index, s.num_steps) for s in map(order.step, range(order.num_steps))]
     lengths = [order.step(i).predicts for i in range(order.num_steps)]
     s = torch.tensor(scales).repeat_interleave(torch.tensor(lengths))[:, None]
     return in_slot_order(u + s * (c - u), lesson.step.slots.expand_as(ids))
 
 
+def both(model, inputs, condition, step):
+    """Logits with a condition and without."""
+    rows = condition, model.with_null(condition)[len(condition) :]
+    return (model.head(model(inputs, model.prepare(row), step)) for row in rows)
+
+
 def gap(model, order, batch, guidance, *, cache=None, blind=False):
     """The largest difference between the two, for random tokens and labels."""
     ids = random_ids(model, batch)
-    labels = torch.arange(batch) % NUM_CLASSES
-    cached, slots = cached_logits(model, order, ids, labels, guidance, cache)
+    condition = make_condition(model, torch.arange(batch) % NUM_CLASSES)
+    cached, slots = cached_logits(model, order, ids, condition, guidance, cache)
     if isinstance(order, RandomOrder):
         order = make_order(model, path=torch.cat(slots, dim=1))
         assert batch == 1 or not torch.equal(order.path[0], order.path[1])
     step = order.lesson(ids, torch.Generator()).step
     step = dataclasses.replace(step, mask=None) if blind else step
-    full = full_logits(model, order, ids, labels, guidance, step)
+    full = full_logits(model, order, ids, condition, guidance, step)
     assert cached.std() > 0.1, "the comparison means nothing: the logits hardly vary"
     return (cached - full).abs().max()
 
@@ -98,7 +91,10 @@ MASKED = [case for case in SIZED_MODEL_CASES if case[1] == "masked"]
 @pytest.mark.parametrize(("name", "order", "size"), CAUSAL)
 def test_cached_decode_equals_the_full_forward(name, order, size, batch, guidance):
     model = make_model(name, order, size)
-    assert gap(model, make_order(model), batch, GUIDANCES[guidance]) <= TOLERANCE
+    if size == 0:
+        assert gap(model, make_order(model), batch, GUIDANCES[guidance]) <= TOLERANCE
+    model.double()
+    assert gap(model, make_order(model), batch, GUIDANCES[guidance]) <= DOUBLE_TOLERANCE
 
 
 @pytest.mark.parametrize(("name", "order", "size"), CAUSAL)
@@ -134,8 +130,9 @@ def reach(model, order, slot):
     ids = random_ids(model, 1)
     other = ids.clone()
     other[:, slot] = (ids[:, slot] + 1) % model.config.vocab_size
-    labels = torch.zeros(1, dtype=torch.long)
-    before, after = (cached_logits(model, order, i, labels, Guidance())[0] for i in (ids, other))
+    condition = make_condition(model, [0])
+    runs = (cached_logits(model, order, i, condition, Guidance())[0] for i in (ids, other))
+    before, after = runs
     return set((before - after).abs().amax((0, 2)).gt(1e-4).nonzero().flatten().tolist())
 
 
@@ -143,20 +140,20 @@ def reach(model, order, slot):
 def test_a_token_reaches_every_later_group_and_no_earlier_one(name, order, size):
     model = make_model(name, order, size)
     bound = make_order(model)
-    labels = torch.zeros(1, dtype=torch.long)
-    _, slots = cached_logits(model, bound, random_ids(model, 1), labels, Guidance())
+    condition = make_condition(model, [0])
+    _, slots = cached_logits(model, bound, random_ids(model, 1), condition, Guidance())
     later = {int(slot) for step in slots[2:] for slot in step[0]}
     assert reach(model, bound, int(slots[1][0, -1])) == later
 
 
 @pytest.mark.parametrize(("name", "order", "size"), SIZED_MODEL_CASES)
-def test_the_class_matters(name, order, size):
+def test_the_condition_matters(name, order, size):
     model = make_model(name, order, size)
     bound = make_order(model)
     lesson = bound.lesson(random_ids(model, 1), torch.Generator().manual_seed(0))
     lesson = dataclasses.replace(lesson, inputs=lesson.inputs.expand(2, *lesson.inputs.shape[1:]))
     with torch.no_grad():
-        context = model.prepare(torch.tensor([0, 1]))
+        context = model.prepare(make_condition(model, [0, 1]))
         logits = model.head(model(lesson.inputs, context, lesson.step))
     assert (logits[0] - logits[1]).abs().amax(-1).min() > 1e-4
 
@@ -173,9 +170,8 @@ def masked_gap(model, order, batch, guidance, *, reveal=False):
     for state in generate([branch], order, recorder, noise, known):
         step = order.step(state.step - 1)
         seen = torch.where(before == UNKNOWN, 0, before) if reveal else before
-        rows = (labels, torch.full_like(labels, model.config.null_class))
         with torch.no_grad():
-            c, u = (model.head(model(seen, model.prepare(r), order.full_step())) for r in rows)
+            c, u = both(model, seen, labels, order.full_step())
         s = guidance.at(step.index, step.num_steps)
         assert recorder.logits[-1].std() > 0.1
         gaps.append((recorder.logits[-1] - (u + s * (c - u))).abs().max())

@@ -5,28 +5,36 @@ import math
 
 import pytest
 import torch
-from tiny import MODEL_CASES, NUM_CLASSES, TINY_MODELS, make_model, make_order, sentence
+from tiny import (
+    EVERY_MODEL,
+    NUM_CLASSES,
+    TINY_MODELS,
+    make_condition,
+    make_model,
+    make_order,
+    sentence,
+)
 
 from arimage.ar.llama import LlamaConfig
 from arimage.ar.registry import MODELS
 from arimage.ar.var import VARConfig, VARModel
 
 
-@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+@pytest.mark.parametrize(("name", "order"), EVERY_MODEL)
 def test_a_model_says_what_it_was_built_for(name, order):
     model = make_model(name, order)
     assert model.config.order == order
     assert model.slots.num_slots > 1
-    assert model.config.null_class == NUM_CLASSES
+    assert model.config.null_class == (0 if model.takes_text else NUM_CLASSES)
     shape = model.cache_shape
     assert shape.heads * shape.head_dim == model.config.width
     assert shape.layers == model.config.depth
 
 
-@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+@pytest.mark.parametrize(("name", "order"), EVERY_MODEL)
 def test_context_rows_are_the_first_rows_of_every_tensor(name, order):
     model = make_model(name, order)
-    context = model.prepare(torch.tensor([2, 0, 1]))
+    context = model.prepare(make_condition(model, [2, 0, 1]))
     first = context.rows(2)
     assert type(first) is type(context)
     assert torch.equal(first.prefix, context.prefix[:2])
@@ -42,28 +50,28 @@ def test_context_rows_are_the_first_rows_of_every_tensor(name, order):
     assert not torch.allclose(part, whole[1:], atol=1e-2)
 
 
-@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+@pytest.mark.parametrize(("name", "order"), EVERY_MODEL)
 def test_a_fresh_model_starts_near_the_uniform_distribution(name, order):
     cls, fields = MODELS[name], TINY_MODELS[name].sizes[0]
-    model = cls(cls.config_class(order=order, num_classes=NUM_CLASSES, **fields)).eval()
+    model = cls(cls.config_class(order=order, **fields)).eval()
     bound = make_order(model)
     ids = torch.randint(0, model.config.vocab_size, (2, model.slots.num_slots))
     lesson = bound.lesson(ids, torch.Generator())
     with torch.no_grad():
-        context = model.prepare(torch.tensor([0, 1]))
+        context = model.prepare(make_condition(model, [0, 1]))
         logits = model.head(model(lesson.inputs, context, lesson.step))
     entropy = -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1)
     assert math.log(model.config.vocab_size) - entropy.min() < 0.02
 
 
-@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
+@pytest.mark.parametrize(("name", "order"), EVERY_MODEL)
 def test_every_parameter_is_used(name, order):
     model = make_model(name, order)
     bound = make_order(model)
-    ids = torch.randint(0, model.config.vocab_size, (4, model.slots.num_slots))
+    ids = torch.randint(0, model.config.vocab_size, (6, model.slots.num_slots))
     lesson = bound.lesson(ids, torch.Generator().manual_seed(0))
-    labels = torch.arange(4) % (NUM_CLASSES + 1)
-    hidden = model(lesson.inputs, model.prepare(labels), lesson.step)
+    condition = model.with_null(make_condition(model, [0, 1, 2]))
+    hidden = model(lesson.inputs, model.prepare(condition), lesson.step)
     model.head(hidden).square().sum().backward()
     unused = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not unused

@@ -16,7 +16,8 @@ LEAVES = {  # may be imported by every room; among themselves only as said here
     "shapes": set(),
     "files": set(),
     "registry": set(),
-    "zoo": {"registry"},
+    "zoo_llamagen": set(),
+    "zoo": {"registry", "zoo_llamagen"},
     "hub": {"files", "registry", "zoo"},
     "names": set(),
     "images": {"files", "shapes"},
@@ -24,6 +25,7 @@ LEAVES = {  # may be imported by every room; among themselves only as said here
     "slots": {"shapes"},
     "pretrained": {"files", "registry"},
     "checkpoint": {"pretrained"},
+    "text": {"pretrained"},
 }
 ROOMS = {  # what each part may import besides itself and the leaves
     "tokenizers": set(),
@@ -31,7 +33,8 @@ ROOMS = {  # what each part may import besides itself and the leaves
     "eval": set(),
     "sampling": {"ar.base", "ar.orders.base"},
     "convert": {"tokenizers", "ar"},
-    "generator": {"tokenizers", "ar", "sampling", "convert"},
+    "parts": {"tokenizers", "ar"},
+    "generator": {"tokenizers", "ar", "sampling", "convert", "parts"},
     "auto": {"tokenizers", "ar"},
     "training": {"tokenizers", "ar", "sampling", "eval", "generator"},
     "demo": {"tokenizers", "ar", "sampling", "eval", "generator", "auto", "training"},

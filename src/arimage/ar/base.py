@@ -62,7 +62,8 @@ class Step:
         positions: (m,) sequence positions embedded.
         start, stop: the same as a range; position 0 to prefix_length-1 come from the context.
         cached: whether keys and values are written to rows start..stop-1 of the cache.
-        mask: (m, visible) True where a position may see another; None where it may see all.
+        mask: (m, visible) True where a position may see another; None where it may see all. A model
+            may hand its blocks numbers to add to scores instead, (r, 1, m, visible).
         holds: (m,) or (b, m) slot whose place in the image each position has; NO_SLOT in the
             prefix.
     """
@@ -275,6 +276,7 @@ class Backbone(ArimageModel):
 
     main_input_name = "inputs"
     prefix_length: ClassVar[int] = 1
+    takes_text: ClassVar[bool] = False
     unused_draws: ClassVar[int] = 0  # uniform numbers per image, before the first token
     config: BackboneConfig
 
@@ -294,6 +296,11 @@ class Backbone(ArimageModel):
         return CacheShape(self.config.depth, self.config.num_heads, self.config.head_dim)
 
     @property
+    def prefix_rows(self) -> int:
+        """Rows of width that the first step computes for one condition; for estimates of memory."""
+        return self.prefix_length
+
+    @property
     def table_bytes(self) -> tuple[int, int]:
         """Bytes that ``prepare`` keeps for each distinct condition, and the most for all of them.
 
@@ -302,8 +309,20 @@ class Backbone(ArimageModel):
         return 0, 0
 
     @abstractmethod
-    def prepare(self, class_labels: Int[Tensor, " r"]) -> Context:
-        """Everything that depends on the class alone (null rows: ``config.null_class``)."""
+    def prepare(self, condition: Any) -> Context:
+        """Everything that depends on the condition alone.
+
+        Args:
+            condition: class labels, int64 (r,), or, where ``takes_text``, ``text.TextFeatures``.
+        """
+
+    def with_null(self, condition: Any) -> Any:
+        """The rows of a condition, then as many that ask for nothing, which guidance needs."""
+        return torch.cat([condition, torch.full_like(condition, self.config.null_class)])
+
+    def nothing(self) -> Any:
+        """A condition of one row that asks for nothing."""
+        return torch.tensor([self.config.null_class], device=self.device)
 
     @abstractmethod
     def forward(

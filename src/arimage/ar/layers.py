@@ -33,8 +33,10 @@ def attend(
     if fast and step.mask is None and q.shape[2] >= MANY_QUERIES and not torch.is_grad_enabled():
         out = attend_by_products(q, k, v, 1.0 if scale is None else scale)
     else:  # a cache may keep more digits than the model
-        queries = q.to(k.dtype)
-        out = F.scaled_dot_product_attention(queries, k, v, attn_mask=step.mask, scale=scale)
+        queries, mask = q.to(k.dtype), step.mask
+        if mask is not None and mask.is_floating_point():
+            mask = mask.to(k.dtype)
+        out = F.scaled_dot_product_attention(queries, k, v, attn_mask=mask, scale=scale)
     return out.transpose(1, 2).flatten(2).to(q.dtype)
 
 

@@ -5,14 +5,13 @@ raster order. With ``order="masked"`` the same blocks are bidirectional and the 
 more row, the mask token (arXiv 2202.04200).
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from arimage.ar.base import UNKNOWN, Backbone, BackboneConfig, Cache, Context, Step
 from arimage.ar.layers import (
-    Linear,
     ResidualDropout,
     RMSNorm,
     SwiGLU,
@@ -21,8 +20,9 @@ from arimage.ar.layers import (
     rotate,
     split_heads,
 )
+from arimage.ar.linear import Linear, linear
 from arimage.pretrained import strict
-from arimage.shapes import Float, Int
+from arimage.shapes import Bool, Float, Int
 from arimage.slots import SlotTable
 
 ROTARY_BASE = 10000.0  # FoundationVision/LlamaGen@ce98ec4 autoregressive/models/gpt.py, ModelArgs
@@ -41,6 +41,11 @@ class LlamaConfig(BackboneConfig):
     grid: list[int] | tuple[int, ...] = (4, 4)
     mlp_hidden: int = 384
     norm_eps: float = 1e-5
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Side of the one token map, in the words of models with several."""
+        return (self.grid[0],)
 
     def validate_grid(self) -> None:
         """Two positive sides."""
@@ -81,8 +86,47 @@ class Block(nn.Module):
         q, k, v = self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
         attended = attend(rotate(q, table), rotate(k, table), v, step, cache, self.layer)
+        return self.rest(x, attended)
+
+    def prefix(
+        self, x: Float[Tensor, "r n width"], mask: Bool[Tensor, "r n"] | None
+    ) -> tuple[Float[Tensor, "r n width"], Float[Tensor, "r h 1 d"]]:
+        """The block over a prefix alone, and the value that later positions see in its place.
+
+        Rotary rows of the prefix are zero, and so are its queries and keys: each position sees
+        those up to itself alike, which is a running mean of values. Later positions see the whole
+        prefix as one position: a zero key and the mean value, weighing as much as there are valid
+        positions. Exact, but for rounding; ``forward`` over all positions is the slow twin.
+
+        Args:
+            x: the positions, the last of which is valid.
+            mask: which are valid; None for a prefix of one.
+        """
+        v = self.values(self.attention_norm(x))
+        mean = v if mask is None else running_mean(v, mask)
+        return self.rest(x, mean), split_heads(mean[:, -1:], self.heads)
+
+    def values(self, x: Float[Tensor, "r n width"]) -> Float[Tensor, "r n width"]:
+        """Values without queries and keys; with them where weights are packed: no cutting those."""
+        if self.qkv.packed is not None:
+            return self.qkv(x).chunk(3, dim=-1)[2]
+        return linear(x, self.qkv.weight[2 * x.shape[-1] :], None)
+
+    def rest(
+        self, x: Float[Tensor, "r m width"], attended: Float[Tensor, "r m width"]
+    ) -> Float[Tensor, "r m width"]:
+        """What follows attention."""
         x = x + self.dropout(self.project(attended))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+def running_mean(
+    values: Float[Tensor, "r n width"], mask: Bool[Tensor, "r n"]
+) -> Float[Tensor, "r n width"]:
+    """Mean of the valid values up to each position, in float32; zeros before the first of them."""
+    weights = mask.unsqueeze(-1).float()
+    means = (values * weights).cumsum(1) / weights.cumsum(1).clamp_min(1)
+    return means.to(values.dtype)
 
 
 class LlamaModel(Backbone):
@@ -95,7 +139,7 @@ class LlamaModel(Backbone):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
         mask_row = int(config.order == "masked")
-        self.class_embedding = nn.Embedding(config.num_classes + 1, config.width)
+        self.add_condition(config)
         self.token_embedding = nn.Embedding(config.vocab_size + mask_row, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
@@ -107,29 +151,53 @@ class LlamaModel(Backbone):
         nn.init.zeros_(self.output.weight)
         self.post_init()
 
+    def add_condition(self, config: Any) -> None:
+        """Makes what ``prepare`` needs."""
+        self.class_embedding = nn.Embedding(config.num_classes + 1, config.width)
+
     @property
     def slots(self) -> SlotTable:
         """The cells of the grid."""
         height, width = self.config.grid
         return SlotTable(((height, width),))
 
-    def prepare(self, class_labels: Int[Tensor, " r"]) -> Context:
-        """The class token."""
-        return Context(self.class_embedding(class_labels).unsqueeze(1))
+    def prepare(self, condition: Any) -> Context:
+        """The class token; ``condition``: class labels (r,)."""
+        return Context(self.class_embedding(condition).unsqueeze(1))
 
     def forward(
         self, inputs: Tensor | None, context: Context, step: Step, cache: Cache | None = None
     ) -> Float[Tensor, "r n width"]:
-        """``inputs`` (r, m): token ids, UNKNOWN for the mask token."""
-        parts = [] if step.start else [context.prefix]
-        if inputs is not None:
-            ids = inputs.masked_fill(inputs == UNKNOWN, self.config.vocab_size)
-            parts.append(self.token_embedding(ids))
-        x = self.dropout(torch.cat(parts, dim=1))  # (r, m, width)
+        """``inputs`` (r, m): token ids, UNKNOWN for the mask token; None for the prefix alone."""
+        if inputs is None:
+            return self.prefill(context.prefix, None, step, cache)
+        x = self.embed(inputs)
+        if step.start == 0:
+            x = torch.cat([context.prefix, x], dim=1)
+        x = self.dropout(x)  # (r, m, width)
         table = self.rotary_table(step.positions.device)[step.positions]
         for block in self.blocks:
             x = block(x, table, step, cache)
         return self.norm(x[:, -step.predicts :])
+
+    def prefill(
+        self,
+        prefix: Float[Tensor, "r n width"],
+        mask: Bool[Tensor, "r n"] | None,
+        step: Step,
+        cache: Cache | None,
+    ) -> Float[Tensor, "r 1 width"]:
+        """The prefix alone: one cache row per layer, and the last normalised hidden state."""
+        x = self.dropout(prefix)
+        for block in self.blocks:
+            x, value = block.prefix(x, mask)
+            if cache is not None:
+                cache.update(block.layer, step, torch.zeros_like(value), value)
+        return self.norm(x[:, -1:])
+
+    def embed(self, ids: Int[Tensor, "r m"]) -> Float[Tensor, "r m width"]:
+        """Token ids, UNKNOWN for the mask token, to vectors."""
+        return self.token_embedding(ids.masked_fill(ids == UNKNOWN, self.config.vocab_size))
 
     def head(self, hidden: Float[Tensor, "r n width"]) -> Float[Tensor, "r n vocab"]:
         """A linear layer without bias."""

@@ -16,6 +16,7 @@ MODELS: Registry[type[Backbone]] = Registry(
     {
         "var": "arimage.ar.var:VARModel",
         "llama": "arimage.ar.llama:LlamaModel",
+        "llama_text": "arimage.ar.llama_text:LlamaTextModel",
         "rar": "arimage.ar.rar:RARModel",
     },
 )
@@ -34,6 +35,8 @@ LAYOUTS: Registry[type[Layout]] = Registry(
     "transformer layout",
     {
         "var": "arimage.ar.convert.var:VARLayout",
+        "llamagen": "arimage.ar.convert.llamagen:LlamaGenLayout",
+        "llamagen_text": "arimage.ar.convert.llamagen:LlamaGenTextLayout",
         "rar": "arimage.ar.convert.rar:RARLayout",
     },
 )

@@ -38,14 +38,16 @@ def _read(label: int | str, num_classes: int, names: Sequence[str]) -> int:
     return index
 
 
-def count_images(labels: int | None, count: int | None, seeds: object) -> int:
-    """How many images: of ``labels``, or ``count``, or one per seed of a list.
+def count_images(
+    labels: int | None, count: int | None, seeds: object, of: str = "class labels"
+) -> int:
+    """How many images: of ``labels`` (or prompts), or ``count``, or one per seed of a list.
 
     Raises:
         ValueError: labels and a count, or neither of the three, or a count below 1.
     """
     if labels is not None and count is not None:
-        raise ValueError(f"got class_labels and count {count}; pass one of them")
+        raise ValueError(f"got {of} and count {count}; pass one of them")
     if labels is not None:
         return labels
     if count is None and isinstance(seeds, Sequence):
@@ -58,17 +60,3 @@ def count_images(labels: int | None, count: int | None, seeds: object) -> int:
     if count < 1:
         raise ValueError(f"got count {count}; expected an integer >= 1")
     return count
-
-
-def labels_for(class_labels: Sequence[int], count: int) -> list[int]:
-    """One label per image: as given, or the one given for all.
-
-    Raises:
-        ValueError: another number of labels than images.
-    """
-    if len(class_labels) not in (1, count):
-        raise ValueError(
-            f"got {len(class_labels)} class labels for {count} images; pass one per image or one "
-            "for all"
-        )
-    return list(class_labels) * (count if len(class_labels) == 1 else 1)

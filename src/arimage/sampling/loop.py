@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,15 +13,15 @@ from arimage.ar.orders.base import Order
 from arimage.sampling.cache import StaticCache, cache_dtype
 from arimage.sampling.guidance import Guidance
 from arimage.sampling.samplers.base import Sampler
-from arimage.shapes import Float, Int
+from arimage.shapes import Float
 
 
 @dataclass(frozen=True)
 class Branch:
     """One model with its conditions as extra rows of one call.
 
-    Rows are [class; null]; the null rows exist from the first step to the last one where guidance
-    is on, because their keys and values are read later.
+    Rows are [condition; null]; the null rows exist from the first step to the last one where
+    guidance is on, because their keys and values are read later.
 
     Attributes:
         context: of all rows.
@@ -34,20 +35,17 @@ class Branch:
     guidance: Guidance
 
     @classmethod
-    def of(
-        cls, model: Backbone, order: Order, class_labels: Int[Tensor, " b"], guidance: Guidance
-    ) -> "Branch":
-        """Prepares the context and allocates the cache for a batch of labels."""
+    def of(cls, model: Backbone, order: Order, condition: Any, guidance: Guidance) -> "Branch":
+        """Prepares the context and allocates the cache for a batch of conditions."""
         model.pack()
         if guidance.last_active(order.num_steps) >= 0:
-            null = torch.full_like(class_labels, model.config.null_class)
-            class_labels = torch.cat([class_labels, null])
-        cache = None
+            condition = model.with_null(condition)
+        context, cache = model.prepare(condition), None
         if order.cached:
-            rows, device = len(class_labels), class_labels.device
+            rows, device = len(context.prefix), context.prefix.device
             dtype = cache_dtype(model.dtype, device, order)
             cache = StaticCache.allocate(model.cache_shape, rows, order.length, dtype, device)
-        return cls(model, model.prepare(class_labels), cache, guidance)
+        return cls(model, context, cache, guidance)
 
     def logits(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "b n v"]:
         """Guided float32 logits (b, n, vocab) of one step."""

@@ -119,13 +119,16 @@ class ReferenceNoise:
         return empty.exponential_(1, generator=self._generator)
 
 
-def make_seeds(seeds: Seeds, count: int, *, shared: bool = False) -> list[int]:
+def make_seeds(
+    seeds: Seeds, count: int, *, shared: bool = False, of: str = "class labels"
+) -> list[int]:
     """One seed per image: as given, counted up from one integer, or fresh.
 
     Args:
         seeds: what the user gave.
         count: of images.
         shared: all images draw from one stream: one integer is the seed of all.
+        of: what was counted, for messages.
 
     Raises:
         ValueError: another number of seeds than images, or a seed out of range.
@@ -139,8 +142,7 @@ def make_seeds(seeds: Seeds, count: int, *, shared: bool = False) -> list[int]:
         made = [operator.index(seed) for seed in seeds]
     if len(made) != count:
         raise ValueError(
-            f"got {count} class labels for {len(made)} seeds; pass one seed per image or a "
-            "single seed"
+            f"got {count} {of} for {len(made)} seeds; pass one seed per image or a single seed"
         )
     check_seeds(made)
     return made

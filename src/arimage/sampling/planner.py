@@ -34,7 +34,7 @@ def image_bytes(model: Backbone, order: Order, guidance: Guidance, tokenizer_byt
     steps = [order.step(i) for i in range(order.num_steps)]
     kept = cache_dtype(model.dtype, model.device, order).itemsize
     cache = 2 * shape.layers * shape.heads * shape.head_dim * order.length * kept
-    widest = max(step.stop - step.start for step in steps)
+    widest = max(model.prefix_rows, *(step.stop - step.start for step in steps))
     activations = widest * model.config.width * ACTIVATIONS * size
     logits = max(step.predicts for step in steps) * model.config.vocab_size * LOGIT_BYTES
     return rows * (cache * order.cached + activations) + logits + tokenizer_bytes

@@ -1,0 +1,66 @@
+"""The two parts of a generator: loaded from its folder, checked against each other, joined."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arimage.ar.base import Backbone
+from arimage.ar.orders.base import Order
+from arimage.ar.registry import ORDERS
+from arimage.files import read_json
+from arimage.pretrained import ArimageModel
+from arimage.registry import unknown_name
+from arimage.tokenizers.base import ImageTokenizer
+
+
+def make_order(
+    tokenizer: ImageTokenizer, transformer: Backbone, num_steps: int | None = None
+) -> Order:
+    """The transformer's order over the tokenizer's slots.
+
+    Raises:
+        ValueError: ``num_steps`` for an order that has a fixed number.
+    """
+    name = transformer.config.order
+    cls = ORDERS[name]
+    if num_steps is not None and not cls.free_steps:
+        raise ValueError(
+            f"got num_steps {num_steps}; the order {name!r} has a fixed number of steps: "
+            "leave it out"
+        )
+    options = {} if num_steps is None else {"num_steps": num_steps}
+    return cls(tokenizer, transformer.prefix_length, transformer.device, **options)
+
+
+def check_fit(tokenizer: ImageTokenizer, transformer: Backbone) -> None:
+    """Raises ValueError unless both agree on token maps, vocabulary and, if read, codes."""
+    theirs: dict[str, Any] = {
+        "grids": tokenizer.slots.grids,
+        "vocab_size": tokenizer.config.vocab_size,
+        "code_dim": tokenizer.config.code_dim,
+    }
+    ours = {
+        "grids": transformer.slots.grids,
+        "vocab_size": transformer.config.vocab_size,
+        "code_dim": transformer.code_dim,
+    }
+    for name, value in ours.items():
+        if value is not None and value != theirs[name]:
+            raise ValueError(
+                f"the transformer was built for {name} {value} and the tokenizer has "
+                f"{theirs[name]}; use the pair that was trained together"
+            )
+
+
+def load_part(folder: Path, part: str, registry: Any, dtype: torch.dtype) -> Any:
+    """One component folder, by the ``model_type`` in its config.json."""
+    path = folder / part
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(f"no {part}/config.json in {folder}; the folder is incomplete")
+    model_type = str(read_json(path / "config.json").get("model_type", ""))
+    name = model_type.removeprefix("arimage_")
+    if name not in registry:
+        raise ValueError(f"{path / 'config.json'}: {unknown_name(part, name, registry)}")
+    cls: type[ArimageModel] = registry[name]
+    return cls.from_pretrained(path, dtype=dtype)
