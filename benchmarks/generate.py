@@ -8,8 +8,9 @@ Random weights of the published sizes, the official sampling settings (``SETTING
 PATH is a checkout of the official repository: its loop then runs in the same process with the same
 weights, in turn with ours, and the ratio of the medians is printed. dtype ``default`` is this
 package's own for the device beside the official code's, float32. ``--transformers`` compares tokens
-per second with ``transformers``' Llama, no pixels. ``--memory`` reads each one's peak in a process
-of its own. The last line is one JSON object.
+per second with ``transformers``' Llama, no pixels. ``--shares`` profiles one of our calls and
+measures what the machine reaches in products, convolutions and reading. ``--memory`` reads each
+one's peak in a process of its own. The last line is one JSON object.
 """
 
 import argparse
@@ -27,7 +28,9 @@ from pathlib import Path
 
 import torch
 from systems import PEERS, Peer, TransformersLlama, ours, ours_from
+from torch.profiler import ProfilerActivity, profile
 
+from arimage.ar.linear import Linear
 from arimage.generator import ImageGenerator
 from arimage.pretrained import default_dtype
 
@@ -62,13 +65,52 @@ def in_turn(calls: dict[str, Callable[[], object]], runs: int, device: str) -> d
                 torch.cuda.synchronize()
             if run:
                 times[name].append(time.perf_counter() - start)
-    return {name: round(statistics.median(values), 3) for name, values in times.items()}
+    return {name: round(statistics.median(values), 4) for name, values in times.items()}
 
 
 def call_tokens(generator: ImageGenerator, batch: int) -> Callable[[], object]:
     """Our loop without the decoder."""
     labels = [i % 1000 for i in range(batch)]
     return lambda: deque(generator.sample(labels, list(range(batch))), maxlen=1)
+
+
+GROUPS = {  # of a profile's operators
+    "products": ("mkldnn::_linear_pointwise", "aten::addmm", "aten::mm"),
+    "convolutions": ("aten::mkldnn_convolution", "aten::cudnn_convolution"),
+    "attention": ("aten::_scaled_dot_product", "aten::bmm", "aten::_softmax"),
+}
+
+
+def shares(call: Callable[[], object], device: str) -> dict[str, float]:
+    """Share of the time of one call in each group of operators."""
+    kinds = [ProfilerActivity.CPU, ProfilerActivity.CUDA][: 1 + device.startswith("cuda")]
+    with profile(activities=kinds) as record:
+        call()
+    found = dict.fromkeys((*GROUPS, "rest"), 0.0)
+    for event in record.key_averages():
+        matches = (group for group, names in GROUPS.items() if event.key.startswith(names))
+        time_of = event.self_device_time_total or event.self_cpu_time_total
+        found[next(matches, "rest")] += time_of
+    return {group: round(value / sum(found.values()), 3) for group, value in found.items()}
+
+
+def ceilings(dtype: torch.dtype, device: str) -> dict[str, float]:
+    """What the machine reaches alone: products and convolutions in GFLOP/s, reading in GB/s."""
+    layer = Linear(1024, 4096, device=device, dtype=dtype)
+    layer.pack()
+    rows = torch.randn(2048, 1024, device=device, dtype=dtype)
+    conv = torch.nn.Conv2d(160, 160, 3, padding=1, device=device, dtype=dtype)
+    image = torch.randn(1, 160, 256, 256, device=device, dtype=dtype)
+    image = image.contiguous(memory_format=torch.channels_last)
+    large = torch.ones(2**28 // dtype.itemsize, device=device, dtype=dtype)
+    with torch.no_grad():
+        calls = {
+            "products": (lambda: layer(rows), 2 * 2048 * 1024 * 4096),
+            "convolutions": (lambda: conv(image), 2 * 160 * 160 * 9 * 256 * 256),
+            "reading": (large.amax, 2**28),
+        }
+        seconds = in_turn({name: call for name, (call, _) in calls.items()}, 9, device)
+    return {name: round(work / seconds[name] / 1e9, 1) for name, (_, work) in calls.items()}
 
 
 def peak_of(which: str, arguments: argparse.Namespace, batch: int, dtype: str) -> float:
@@ -133,6 +175,9 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, object]]:
             if llama:
                 ratio = seconds["transformers"] / seconds["arimage tokens"]
                 row["tokens per second, ratio"] = round(ratio, 2)
+            if arguments.shares:
+                row["shares"] = shares(calls["arimage"], device)
+                row["ceilings"] = ceilings(mine, device)
             if arguments.memory:
                 names = ("arimage", "peer") if peer else ("arimage",)
                 row["peak_gb"] = {n: round(peak_of(n, arguments, batch, name), 2) for n in names}
@@ -152,6 +197,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--peer", help="a checkout of the official repository")
     parser.add_argument("--transformers", action="store_true", help="llamagen: also its Llama")
+    parser.add_argument("--shares", action="store_true", help="also where our time goes")
     parser.add_argument("--memory", action="store_true", help="also peak memory")
     parser.add_argument("--peak", choices=["arimage", "peer"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
