@@ -17,6 +17,14 @@ def seeded():
     torch.manual_seed(20260)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def exact():
+    """Generators load in float32 unless a test asks otherwise; ``test_dtypes.py`` has the rule."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("arimage.generator.default_dtype", lambda device: torch.float32)
+        yield
+
+
 @pytest.fixture(scope="module")
 def generators():
     """Each made once; no test here changes one."""

@@ -4,12 +4,14 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_it_runs_and_says_something(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("arimage.generator.default_dtype", lambda device: torch.bfloat16)
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(path), run_name="__main__")
     assert capsys.readouterr().out.strip()

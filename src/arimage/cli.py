@@ -147,12 +147,14 @@ def reconstruct(
 ) -> None:
     """Encode images to tokens and decode them again; prints PSNR and SSIM."""
     import numpy as np
+    import torch
 
     from arimage.eval.metrics.reconstruction import psnr, ssim
     from arimage.generator import ImageGenerator
     from arimage.images import from_pixels, grid, read_image, to_pixels, write_png
 
-    tokenizer = ImageGenerator.from_pretrained(model, device=device).tokenizer
+    exact = torch.float32
+    tokenizer = ImageGenerator.from_pretrained(model, dtype=exact, device=device).tokenizer
     originals = np.stack([read_image(p, tokenizer.config.image_size) for p in images])
     decoded = to_pixels(tokenizer.reconstruct(from_pixels(originals).to(tokenizer.device)))
     write_png(out, grid(np.concatenate([originals, decoded]), len(originals), zoom=2))
@@ -230,11 +232,13 @@ def tokens(
     device: Device = "cpu",
 ) -> None:
     """Encode a folder of images once, for `arimage train --tokens`."""
+    import torch
+
     from arimage.generator import ImageGenerator
     from arimage.training.run import tokens_of_folder
     from arimage.training.tokens import save_tokens
 
-    generator = ImageGenerator.from_pretrained(model, device=device)
+    generator = ImageGenerator.from_pretrained(model, dtype=torch.float32, device=device)
     made = tokens_of_folder(generator, data, jittered_copies, seed)
     save_tokens(out, made, generator.tokenizer)
     typer.echo(f"{len(made.ids)} images of {made.num_classes} classes: {out}/")
@@ -372,8 +376,10 @@ def list_models() -> None:
 
 def main() -> None:
     """Runs a command; what the user can mend becomes one sentence on stderr and exit code 2."""
-    # Threads that spin while they wait slow training tenfold on a busy machine (docs/log.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin while they wait slow training tenfold on a busy machine; generation token by
+    # token lives on them (docs/log.md).
+    if {"demo", "train", "tokens"} & set(sys.argv[1:2]):
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except (ValueError, TypeError, KeyError, OSError, FloatingPointError) as error:

@@ -21,7 +21,7 @@ from arimage.files import new_files, read_json, write_json
 from arimage.images import from_pixels, native_pixels, to_pil, to_pixels
 from arimage.outputs import GeneratorOutput, Preview, check_output_type, gathered, packed
 from arimage.parts import check_fit, load_part, make_order
-from arimage.pretrained import check_device
+from arimage.pretrained import check_device, default_dtype
 from arimage.sampling.conditions import Conditions, Labels, Prompts, Rows, asked, kind, rows_for
 from arimage.sampling.editing import check_known, known_tokens, paste_kept, read_masks
 from arimage.sampling.labels import count_images
@@ -71,7 +71,7 @@ class ImageGenerator:
         *,
         variant: str | None = None,
         tokenizer: str | Path | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
         revision: str | None = None,
         text_encoder: str | Path | None = None,
@@ -85,7 +85,8 @@ class ImageGenerator:
             name: preset, folder, hub id or file.
             variant: which model of a hub repository or of such a folder, for example "d16".
             tokenizer: the tokenizer's file, or a hub id that has one.
-            dtype, device: of the loaded models.
+            dtype, device: of the loaded models; dtype None is bfloat16 where the device computes in
+                it, else float32. A seed makes the same image in the same dtype.
             revision: branch, tag or commit of a hub repository.
             text_encoder: folder or hub id of the text encoder, in place of the published one; it is
                 loaded with the first prompt.
@@ -99,6 +100,8 @@ class ImageGenerator:
             raise FileNotFoundError(
                 f"no {INDEX} in {folder}; give a folder made by ImageGenerator.save_pretrained"
             )
+        check_device(device)
+        dtype = default_dtype(device) if dtype is None else dtype
         index = read_json(folder / INDEX)
         parts = (
             load_part(folder, TOKENIZER, TOKENIZERS, dtype),

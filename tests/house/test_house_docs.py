@@ -12,6 +12,7 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 from house import ROOT
 
 FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
@@ -50,6 +51,7 @@ def run(path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.name)
 def test_the_python_in_it_runs(path, tmp_path, monkeypatch):
+    monkeypatch.setattr("arimage.generator.default_dtype", lambda device: torch.bfloat16)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     run(path, path.read_text(encoding="utf-8"))

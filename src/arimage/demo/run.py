@@ -102,7 +102,7 @@ def run_demo(
     with demo.stage("training the tokenizer and the transformer"):
         train_models(demo)
     with demo.stage("loading what was saved, generating"):
-        generator = ImageGenerator.from_pretrained(demo.out / GENERATOR)
+        generator = ImageGenerator.from_pretrained(demo.out / GENERATOR, dtype=torch.float32)
         pixels = generate_pixels(generator, chosen.per_class)
         ceiling_pixels = generate_pixels(untrained_like(generator, seed), chosen.per_class)
         pictures.draw_samples(demo.out / "samples.png", pixels, NUM_CLASSES)

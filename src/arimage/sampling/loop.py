@@ -63,7 +63,6 @@ class Branch:
         return self.model.head(hidden).float()
 
 
-@torch.no_grad()
 def generate(
     branches: Sequence[Branch],
     order: Order,
@@ -86,11 +85,24 @@ def generate(
     noise.skip(branches[0].model.unused_draws)
     state = order.start(noise, known)
     while (step := order.next_step(state)) is not None:
-        inputs = order.inputs(state, step)
-        logits = reduce(torch.add, (b.logits(inputs, step, noise.batch) for b in branches))
-        check_finite(logits, step)
-        state = order.commit(state, step, sampler(logits, step, noise), noise)
+        state = advance(branches, order, sampler, noise, state, step)
         yield state
+
+
+@torch.no_grad()
+def advance(
+    branches: Sequence[Branch],
+    order: Order,
+    sampler: Sampler,
+    noise: Noise,
+    state: State,
+    step: Step,
+) -> State:
+    """The state after one step: what the order feeds, guided logits, a draw, what it commits."""
+    inputs = order.inputs(state, step)
+    logits = reduce(torch.add, (b.logits(inputs, step, noise.batch) for b in branches))
+    check_finite(logits, step)
+    return order.commit(state, step, sampler(logits, step, noise), noise)
 
 
 def check_finite(logits: Tensor, step: Step) -> None:

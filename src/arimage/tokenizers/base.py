@@ -139,7 +139,7 @@ class ImageTokenizer(ArimageModel):
             ValueError: images of another size.
         """
         self.check_size(images.shape[-2], images.shape[-1])
-        return self.quantize(self.encode_latents(images)).ids
+        return self.quantize(self.encode_latents(images.to(self.dtype))).ids
 
     def canvas_of(self, ids: Int[Tensor, "b slots"]) -> Float[Tensor, "b c h w"]:
         """Fuses all groups of complete ids.
@@ -167,7 +167,7 @@ class ImageTokenizer(ArimageModel):
         self, images: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b 3 h w"], Encoding]:
         """One training pass: reconstructed images (not clamped) and the encoding."""
-        encoding = self.quantize(self.encode_latents(images))
+        encoding = self.quantize(self.encode_latents(images.to(self.dtype)))
         return self.decode_canvas(encoding.codes), encoding
 
     def check_size(self, height: int, width: int) -> None:

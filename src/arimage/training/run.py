@@ -110,7 +110,7 @@ def _from_images(source: Source, recipe: TransformerRecipe) -> Trained:
 
 def _fine_tune(source: Source, recipe: TransformerRecipe) -> Trained:
     assert source.start is not None
-    generator = ImageGenerator.from_pretrained(source.start)
+    generator = ImageGenerator.from_pretrained(source.start, dtype=torch.float32)
     order = generator.transformer.config.order
     if source.order not in (None, order):
         raise ValueError(
