@@ -93,7 +93,7 @@ def test_rms_norm_gives_rows_of_unit_mean_square():
 
 def test_swiglu_is_its_formula():
     layer, x = SwiGLU(4, 6), torch.randn(1, 2, 4)
-    gate, up = x @ layer.gate.weight.T, x @ layer.up.weight.T
+    gate, up = (x @ part.T for part in layer.gate_up.weight.chunk(2))
     expected = (gate * gate.sigmoid() * up) @ layer.down.weight.T
     assert torch.allclose(layer(x), expected, atol=1e-6)
 

@@ -74,8 +74,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "r m width"]) -> Float[Tensor, "r m width"]:
         """Same shape out."""
-        rms = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)
-        return (x.float() * rms).to(x.dtype) * self.weight
+        normed = F.rms_norm(x.float(), x.shape[-1:], eps=self.eps)
+        return normed.to(x.dtype) * self.weight
 
 
 class ResidualDropout(nn.Module):
@@ -91,24 +91,26 @@ class ResidualDropout(nn.Module):
 
     def forward(self, x: Float[Tensor, "r m width"]) -> Float[Tensor, "r m width"]:
         """Same shape out; what is kept is scaled up."""
-        x = F.dropout(x, self.rate, self.training)
-        if not (self.training and self.path):
+        if not self.training:
+            return x
+        x = F.dropout(x, self.rate)
+        if not self.path:
             return x
         return x * x.new_empty(len(x), 1, 1).bernoulli_(1 - self.path) / (1 - self.path)
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate x) * up x), without biases (arXiv 2002.05202)."""
+    """down(silu(gate x) * up x), without biases (arXiv 2002.05202); gate and up are one product."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.gate = Linear(width, hidden, bias=False)
-        self.up = Linear(width, hidden, bias=False)
+        self.gate_up = Linear(width, 2 * hidden, bias=False)
         self.down = Linear(hidden, width, bias=False)
 
     def forward(self, x: Float[Tensor, "r m width"]) -> Float[Tensor, "r m width"]:
         """Same shape out."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
 
 
 class MLP(nn.Module):
@@ -163,8 +165,7 @@ def _rotary_2d(
 def rotate(
     x: Float[Tensor, "r h m d"], table: Float[Tensor, "m half 2"]
 ) -> Float[Tensor, "r h m d"]:
-    """Turns adjacent pairs (2i, 2i+1) of the last axis, in float32."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = table.unbind(-1)
-    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
+    """Turns adjacent pairs (2i, 2i+1) of the last axis, in float32: a product of complex numbers."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    turned = torch.view_as_real(pairs * torch.view_as_complex(table))
     return turned.flatten(-2).to(x.dtype)

@@ -61,10 +61,10 @@ class Linear(nn.Linear):
         gelu: Gelu | None = None,
     ) -> Float[Tensor, "*rows o"]:
         """(..., in_features) -> (..., out_features); ``bias`` replaces the own one."""
-        if self.packed is not None and (torch.is_grad_enabled() or x.dtype != self.packed.dtype):
-            self.unpack()
-        weight = self.weight if self.packed is None else self.packed
-        return linear(x, weight, self.bias if bias is None else bias, gelu=gelu)
+        bias, packed = self.bias if bias is None else bias, self.packed
+        if packed is not None and x.dtype == packed.dtype and not torch.is_grad_enabled():
+            return linear(x, packed, bias, "onednn", gelu)
+        return linear(x, self.weight, bias, gelu=gelu)  # asking for the weight unpacks it
 
     @torch.no_grad()
     def pack(self) -> None:

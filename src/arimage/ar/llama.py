@@ -83,10 +83,9 @@ class Block(nn.Module):
         cache: Cache | None,
     ) -> Float[Tensor, "r m width"]:
         """``table``: rotary cos and sin of the step's positions."""
-        q, k, v = self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
-        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
-        attended = attend(rotate(q, table), rotate(k, table), v, step, cache, self.layer)
-        return self.rest(x, attended)
+        qkv = split_heads(self.qkv(self.attention_norm(x)), 3 * self.heads)
+        q, k = rotate(qkv[:, : 2 * self.heads], table).chunk(2, dim=1)
+        return self.rest(x, attend(q, k, qkv[:, 2 * self.heads :], step, cache, self.layer))
 
     def prefix(
         self, x: Float[Tensor, "r n width"], mask: Bool[Tensor, "r n"] | None

@@ -93,8 +93,8 @@ class Guidance:
 
     def last_active(self, num_steps: int) -> int:
         """The last step where s is not 1; -1 if there is none: no null rows are needed."""
-        active = [i for i in range(num_steps) if self.at(i, num_steps) != 1]
-        return active[-1] if active else -1
+        backwards = reversed(range(num_steps))
+        return next((i for i in backwards if self.at(i, num_steps) != 1), -1)
 
 
 def make_schedule(schedule: str | dict[str, Any] | Schedule) -> Schedule:
