@@ -190,7 +190,7 @@ def main() -> None:
     """Runs and prints."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="var", choices=list(PEERS))
-    parser.add_argument("--config", default="d16", help="d16, ... for var; B, L, ... elsewhere")
+    parser.add_argument("--config", help="d16, ... for var; B, L, ... elsewhere")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", default="1,4")
     parser.add_argument("--dtype", default="float32,bfloat16", help="also: default")
@@ -201,6 +201,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="also peak memory")
     parser.add_argument("--peak", choices=["arimage", "peer"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    arguments.config = arguments.config or ("d16" if arguments.model == "var" else "B")
     if arguments.peak:
         print_peak(arguments.peak, arguments)
         return

@@ -377,7 +377,7 @@ def list_models() -> None:
 def main() -> None:
     """Runs a command; what the user can mend becomes one sentence on stderr and exit code 2."""
     # Threads that spin while they wait slow training tenfold on a busy machine; generation token by
-    # token lives on them (docs/log.md).
+    # token lives on them (docs/performance.md).
     if {"demo", "train", "tokens"} & set(sys.argv[1:2]):
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:

@@ -2,9 +2,17 @@
 
 import pytest
 import torch
-from tiny import MODEL_CASES, make_generator, make_model, make_order, sentence
+from tiny import (
+    MODEL_CASES,
+    make_generator,
+    make_model,
+    make_order,
+    make_tokenizer,
+    sentence,
+)
 
 from arimage.ar.base import UNKNOWN, Cache, CacheShape, Draw, Known
+from arimage.ar.orders.next_scale import NextScaleOrder
 from arimage.sampling import loop as loop_module
 from arimage.sampling.cache import StaticCache, cache_dtype
 from arimage.sampling.guidance import Guidance
@@ -12,6 +20,7 @@ from arimage.sampling.loop import Branch, check_finite, generate
 from arimage.sampling.noise import PerImageNoise
 from arimage.sampling.samplers.argmax import Argmax
 from arimage.sampling.samplers.categorical import Categorical
+from arimage.slots import square_grids
 
 
 def states_of(model, *, branches=1, sampler=None, known=None, guidance=None, seeds=(0, 1)):
@@ -131,16 +140,16 @@ def test_what_was_in_the_memory_of_a_cache_is_never_read(name, order, monkeypatc
     assert torch.equal(generator([0, 1], seeds=3, output_type="pixels").ids, clean)
 
 
-@pytest.mark.parametrize(("name", "order"), MODEL_CASES)
-def test_the_cache_keeps_float32_where_steps_are_small(name, order, monkeypatch):
-    model = make_model(name, order).to(torch.bfloat16)
-    bound = make_order(model)
-    small = bound.length < 8 * bound.num_steps
-    kept = cache_dtype(torch.bfloat16, torch.device("cpu"), bound)
-    assert kept == (torch.float32 if small else torch.bfloat16)
-    assert cache_dtype(torch.bfloat16, torch.device("cuda"), bound) == torch.bfloat16
-    assert cache_dtype(torch.float16, torch.device("cpu"), bound) == torch.float16
-    assert cache_dtype(torch.float32, torch.device("cpu"), bound) == torch.float32
+def test_the_cache_keeps_float32_where_steps_are_small():
+    raster = make_order(make_model("llama", "raster"))
+    tokenizer = make_tokenizer("multiscale_vq").at(square_grids([1, 2, 3, 4, 5, 6, 8, 10, 13, 16]))
+    scales = NextScaleOrder(tokenizer, 1, "cpu")
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert cache_dtype(torch.bfloat16, cpu, raster) == torch.float32
+    assert cache_dtype(torch.bfloat16, cpu, scales) == torch.bfloat16
+    assert cache_dtype(torch.bfloat16, cuda, raster) == torch.bfloat16
+    assert cache_dtype(torch.float16, cpu, raster) == torch.float16
+    assert cache_dtype(torch.float32, cpu, scales) == torch.float32
 
 
 @pytest.mark.parametrize("order", ["raster", "random"])

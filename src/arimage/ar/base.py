@@ -267,6 +267,32 @@ class BackboneConfig(ArimageConfig):
             )
 
 
+class GridConfig(BackboneConfig):
+    """Of transformers over one token map; grid: its (height, width)."""
+
+    model_type = "arimage_grid"
+    positive: ClassVar[tuple[str, ...]] = (*BackboneConfig.positive, "mlp_hidden")
+
+    grid: list[int] | tuple[int, ...] = (4, 4)
+    mlp_hidden: int = 384
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Side of the one token map, in the words of models with several."""
+        return (self.grid[0],)
+
+    @property
+    def slots(self) -> SlotTable:
+        """The cells of the grid."""
+        height, width = self.grid
+        return SlotTable(((height, width),))
+
+    def validate_grid(self) -> None:
+        """Two positive sides."""
+        if len(self.grid) != 2 or min(self.grid) < 1:
+            raise ValueError(f"got grid {list(self.grid)}; expected [height, width]")
+
+
 class Backbone(ArimageModel):
     """Base of all transformers that predict image tokens.
 

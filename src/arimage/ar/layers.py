@@ -10,7 +10,7 @@ from arimage.ar.base import Cache, Step
 from arimage.ar.linear import Gelu, Linear
 from arimage.shapes import Float
 
-MANY_QUERIES = 100  # from here on products beat the fused kernel (docs/log.md)
+MANY_QUERIES = 100  # from here on products beat the fused kernel (docs/performance.md)
 
 
 def attend(

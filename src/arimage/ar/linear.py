@@ -1,9 +1,9 @@
 """The linear layer of every transformer: ``F.linear``, or oneDNN where that is faster.
 
 On a CPU and without gradients, float32 ``F.linear`` takes 1.7 to 2.5 times as long as oneDNN, and
-oneDNN 1.1 to 2 times as long as oneDNN with weights in its own order (docs/log.md). Weights are
-*packed* into that order before sampling. A packed layer holds no second copy; whatever asks for its
-weights (training, saving, moving, copying, ``parameters()``) puts them back first.
+oneDNN 1.05 to 2 times as long as oneDNN with weights in its own order (docs/performance.md).
+Weights are *packed* into that order before sampling. A packed layer holds no second copy; whatever
+asks for its weights (training, saving, moving, copying, ``parameters()``) puts them back first.
 """
 
 from collections.abc import Callable

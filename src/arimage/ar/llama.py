@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from arimage.ar.base import UNKNOWN, Backbone, BackboneConfig, Cache, Context, Step
+from arimage.ar.base import UNKNOWN, Backbone, Cache, Context, GridConfig, Step
 from arimage.ar.layers import (
     ResidualDropout,
     RMSNorm,
@@ -30,27 +30,14 @@ INIT_STD = 0.02  # the same class
 
 
 @strict
-class LlamaConfig(BackboneConfig):
-    """Sizes of a Llama-type transformer; grid: (height, width) of the token map."""
+class LlamaConfig(GridConfig):
+    """Sizes of a Llama-type transformer."""
 
     model_type = "arimage_llama"
     orders: ClassVar[tuple[str, ...]] = ("raster", "masked")
-    positive: ClassVar[tuple[str, ...]] = (*BackboneConfig.positive, "mlp_hidden")
 
-    order: str = "raster"
-    grid: list[int] | tuple[int, ...] = (4, 4)
     mlp_hidden: int = 384
     norm_eps: float = 1e-5
-
-    @property
-    def scales(self) -> tuple[int, ...]:
-        """Side of the one token map, in the words of models with several."""
-        return (self.grid[0],)
-
-    def validate_grid(self) -> None:
-        """Two positive sides."""
-        if len(self.grid) != 2 or min(self.grid) < 1:
-            raise ValueError(f"got grid {list(self.grid)}; expected [height, width]")
 
     def validate_rotary(self) -> None:
         """Half of the rotary pairs turn with the row, half with the column."""
@@ -157,8 +144,7 @@ class LlamaModel(Backbone):
     @property
     def slots(self) -> SlotTable:
         """The cells of the grid."""
-        height, width = self.config.grid
-        return SlotTable(((height, width),))
+        return self.config.slots
 
     def prepare(self, condition: Any) -> Context:
         """The class token; ``condition``: class labels (r,)."""

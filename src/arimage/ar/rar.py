@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arimage.ar.base import Backbone, BackboneConfig, Cache, Context, Step
+from arimage.ar.base import Backbone, Cache, Context, GridConfig, Step
 from arimage.ar.layers import MLP, ResidualDropout, attend, modulate, split_heads
 from arimage.ar.linear import Linear
 from arimage.pretrained import strict
@@ -28,26 +28,14 @@ TABLE_BYTES = 2**30  # adaLN tables of a batch; above it they are made step by s
 
 
 @strict
-class RARConfig(BackboneConfig):
-    """Sizes of a RAR transformer; grid: (height, width) of the token map."""
+class RARConfig(GridConfig):
+    """Sizes of a RAR transformer."""
 
     model_type = "arimage_rar"
     orders: ClassVar[tuple[str, ...]] = ("raster", "random")
-    positive: ClassVar[tuple[str, ...]] = (*BackboneConfig.positive, "mlp_hidden")
 
-    grid: list[int] | tuple[int, ...] = (4, 4)
     mlp_hidden: int = 512
     norm_eps: float = 1e-6
-
-    @property
-    def scales(self) -> tuple[int, ...]:
-        """Side of the one token map, in the words of models with several."""
-        return (self.grid[0],)
-
-    def validate_grid(self) -> None:
-        """Two positive sides."""
-        if len(self.grid) != 2 or min(self.grid) < 1:
-            raise ValueError(f"got grid {list(self.grid)}; expected [height, width]")
 
 
 @dataclass(frozen=True)
@@ -134,8 +122,7 @@ class RARModel(Backbone):
     @property
     def slots(self) -> SlotTable:
         """The cells of the grid."""
-        height, width = self.config.grid
-        return SlotTable(((height, width),))
+        return self.config.slots
 
     @property
     def num_positions(self) -> int:

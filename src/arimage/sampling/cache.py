@@ -53,7 +53,7 @@ FEW_QUERIES = 8  # positions per step on average; below, reading keys is all tha
 def cache_dtype(dtype: torch.dtype, device: torch.device, order: Order) -> torch.dtype:
     """What keys and values are kept in: the model's dtype, or float32 on a CPU for small steps.
 
-    There attention of one query is 2 to 7 times as fast in float32 as in bfloat16 (docs/log.md).
+    There attention of one query is 2 to 7 times as fast in float32 (docs/performance.md).
     """
     small = order.length < FEW_QUERIES * order.num_steps
     return torch.float32 if small and device.type == "cpu" and dtype == torch.bfloat16 else dtype

@@ -85,7 +85,7 @@ class VQTokenizerConfig(TokenizerConfig):
             raise ValueError(nearest_multiple_error(self.image_size, factor))
 
 
-PIECE_PIXELS = 256 * 256  # larger maps leave the caches of a CPU
+PIECE_PIXELS = 256 * 256  # one image of the published size
 
 
 class ConvTokenizer(ImageTokenizer):
@@ -160,7 +160,7 @@ class ConvTokenizer(ImageTokenizer):
         """(b, code_dim, h, w) -> (b, 3, f*h, f*w), not clamped.
 
         Without gradients in channels-last layout and, on a CPU, no more than ``PIECE_PIXELS`` at
-        once: the whole decoder is faster so (docs/log.md).
+        once: the whole decoder is faster so (docs/performance.md).
         """
         return self._to_images(self.post_quant(canvas))
 
