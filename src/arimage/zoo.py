@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arimage.registry import unknown_name
-from arimage.zoo_llamagen import LLAMAGEN
+from arimage.zoo_llamagen import BY_FIXTURES, LLAMAGEN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ def _var(
         licence=licence,
         data="ImageNet-1k; tokenizer: OpenImages",
         paper=paper,
-        verified="keys, shapes and code by fixtures; weights and scores not verified",
+        verified=BY_FIXTURES,
         repo=repo,
         variant=f"d{depth}",
         file=file.format(depth),
@@ -201,7 +201,7 @@ def _rar(size: str) -> Preset:
         licence="Apache-2.0",
         data="ImageNet-1k",
         paper="2411.00776",
-        verified="keys, shapes and code by fixtures; weights and scores not verified",
+        verified=BY_FIXTURES,
         repo="yucornetto/RAR",
         variant=f"rar-{size}",
         file=f"rar_{size}.bin",
@@ -218,9 +218,9 @@ def _rar(size: str) -> Preset:
     )
 
 
-_HUB_PRESETS += tuple(_rar(size) for size in _RAR_SIZES)
-
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in (*_PRESETS, *_HUB_PRESETS)}
+PRESETS: dict[str, Preset] = {
+    preset.name: preset for preset in (*_PRESETS, *_HUB_PRESETS, *map(_rar, _RAR_SIZES))
+}
 
 
 def packaged() -> list[str]:

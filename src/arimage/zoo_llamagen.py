@@ -11,6 +11,7 @@ from typing import Any
 LLAMAGEN_SAMPLING: dict[str, Any] = {"guidance_scale": 2.0}
 LLAMAGEN_TEXT_SAMPLING: dict[str, Any] = {"guidance_scale": 7.5, "top_k": 1000}  # sample_t2i.py
 
+BY_FIXTURES = "keys, shapes and code by fixtures; weights and scores not verified"
 CELL = 16  # pixels per token and side
 TOKENIZER = 71883403
 _RESIZED = "the score is that of 384 px samples resized to 256 px"
@@ -51,7 +52,7 @@ def _fields(name: str, side: int, parameters: int, depth: int) -> dict[str, Any]
         "depth": depth,
         "licence": "MIT",
         "paper": "2406.06525",
-        "verified": "keys, shapes and code by fixtures; weights and scores not verified",
+        "verified": BY_FIXTURES,
         "repo": "FoundationVision/LlamaGen",
         "tokenizer_repo": "FoundationVision/LlamaGen",
         "tokenizer_file": "vq_ds16_c2i.pt",
