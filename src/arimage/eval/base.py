@@ -9,12 +9,12 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from arimage.eval.moments import Moments
+from arimage.eval.moments import Moments, extend
 from arimage.eval.registry import FEATURES
 from arimage.eval.stream import Images, labelled_batches
 from arimage.shapes import Float, Int, UInt8
@@ -25,7 +25,8 @@ class Score:
     """One number with what it takes to read it.
 
     ``count`` is the number of generated images, ``reference`` the name of the set they were
-    compared with, ``features`` the extractor, ``details`` the parts of the value.
+    compared with, ``features`` the extractor, ``standard_error`` that of the value where it was
+    asked for and is known (each metric says what it covers), ``details`` the parts of the value.
     """
 
     name: str
@@ -34,12 +35,15 @@ class Score:
     count: int
     reference: str | None = None
     features: str | None = None
+    standard_error: float | None = None
     details: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict; what JSON has no number for becomes "inf", "-inf" or "nan"."""
         record = asdict(self)
         record["value"] = _json_number(self.value)
+        if self.standard_error is not None:
+            record["standard_error"] = _json_number(self.standard_error)
         record["details"] = {key: _json_number(part) for key, part in self.details.items()}
         return record
 
@@ -50,9 +54,10 @@ def _json_number(value: float) -> float | str:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureBatch:
-    """What an extractor says about b images: features (b, d), perhaps class probabilities.
+    """What an extractor says about b images: features (b, d), perhaps more.
 
-    ``extractor`` names who said it; numbers of two extractors are never compared.
+    ``extractor`` names who said it; numbers of two extractors are never compared. ``spatial`` is
+    what sFID compares (eval/features/inception.py), ``probabilities`` are of classes.
 
     Raises:
         ValueError: rows that do not agree, features that are not finite, probabilities whose
@@ -61,20 +66,23 @@ class FeatureBatch:
 
     extractor: str
     features: Float[np.ndarray, "b d"]
+    spatial: Float[np.ndarray, "b s"] | None = None
     probabilities: Float[np.ndarray, "b classes"] | None = None
     labels: Int[np.ndarray, " b"] | None = None
 
     def __post_init__(self) -> None:
-        for part in ("probabilities", "labels"):
+        for part in ("spatial", "probabilities", "labels"):
             rows = getattr(self, part)
             if rows is not None and len(rows) != len(self.features):
                 raise ValueError(
                     f"{self.extractor!r} gave {len(rows)} {part} for {len(self.features)} images"
                 )
-        if not np.isfinite(self.features).all():
-            raise ValueError(
-                f"the features of {self.extractor!r} hold NaN or infinity; check its weights"
-            )
+        for part in ("features", "spatial"):
+            rows = getattr(self, part)
+            if rows is not None and not np.isfinite(rows).all():
+                raise ValueError(
+                    f"the {part} of {self.extractor!r} hold NaN or infinity; check its weights"
+                )
         if self.probabilities is not None and len(self):
             sums = self.probabilities.sum(axis=1)
             if self.probabilities.min() < 0 or np.abs(sums - 1).max() > 1e-3:
@@ -96,6 +104,7 @@ class FeatureBatch:
         return cls(
             extractor=batches[0].extractor,
             features=np.concatenate([batch.features for batch in batches]),
+            spatial=joined("spatial"),
             probabilities=joined("probabilities"),
             labels=joined("labels"),
         )
@@ -160,7 +169,9 @@ class Reference:
     """A real set as one extractor sees it: its moments always, its images' features perhaps.
 
     Published statistics have only a mean and a covariance; metrics that compare single images say
-    so. ``sha256`` is of the pixels, or of the statistics where there are no images.
+    so. ``sha256`` is of the pixels, of the file, or of the statistics where there is neither.
+    ``spatial`` holds the moments that sFID compares with. ``images`` may be fewer than those of the
+    moments (a published file has 10,000 of 1.28 million), and their spatial features are dropped.
     """
 
     name: str
@@ -168,6 +179,7 @@ class Reference:
     moments: Moments
     images: FeatureBatch | None
     sha256: str
+    spatial: Moments | None = None
 
     @property
     def features(self) -> Float[np.ndarray, "n d"]:
@@ -188,12 +200,12 @@ class Reference:
         extract = feature_extractor(extractor)
         digest = hashlib.sha256()
         batches: list[FeatureBatch] = []
-        moments: Moments | None = None
+        moments = spatial = None
         for batch, known in labelled_batches(pixels, labels, batch_size):
             digest.update(np.ascontiguousarray(batch).data)
-            batches.append(extract(batch, known))
-            new = Moments.of(batches[-1].features)
-            moments = new if moments is None else moments.merge(new)
+            seen = extract(batch, known)
+            moments, spatial = extend(moments, seen.features), extend(spatial, seen.spatial)
+            batches.append(replace(seen, spatial=None))
         assert moments is not None  # labelled_batches raises on an empty stream
         images = FeatureBatch.concatenate(batches)
         return cls(
@@ -202,6 +214,7 @@ class Reference:
             moments=moments,
             images=images,
             sha256=digest.hexdigest(),
+            spatial=spatial,
         )
 
     @classmethod

@@ -112,3 +112,11 @@ class Moments:
             )
         kept = values > values[-1] * len(values) * np.finfo(np.float64).eps
         return vectors[:, kept] * np.sqrt(values[kept])
+
+
+def extend(moments: Moments | None, rows: np.ndarray | None) -> Moments | None:
+    """The moments with more rows; None as long as there are none."""
+    if rows is None:
+        return moments
+    new = Moments.of(rows)
+    return new if moments is None else moments.merge(new)
