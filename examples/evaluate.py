@@ -4,16 +4,10 @@ from arimage import ImageGenerator, evaluate
 from arimage.demo.digits import load_digits
 
 generator = ImageGenerator.from_pretrained("digits-var")
-labels = [i % 10 for i in range(200)]
-batches = (pixels for pixels, _ in generator.batches(labels, range(200), batch_size=100))
-
-train, held_out = load_digits()
 report = evaluate(
-    batches,
-    labels=labels,
-    metrics=["accuracy", "fid", "precision", "recall", "copies"],
-    reference=held_out.pixels,
-    training=train.pixels,
-    settings=generator.settings.to_json(),
+    generator.stream_dataset("digits-1k"),
+    metrics=["accuracy", "fid", "precision_recall", "copies"],
+    training=load_digits()[0].pixels,
+    uncertainty=True,
 )
 print(report.to_markdown())

@@ -72,6 +72,8 @@ def test_reconstruct_and_evaluate(tmp_path):
         tmp_path / "r",
         "--metrics",
         "fid, recall",
+        "--features",
+        "pixels",
     )
     record = json.loads(output.strip().splitlines()[-1])
     assert [s["name"] for s in record["scores"]] == ["fid", "recall"]

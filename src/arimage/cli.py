@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from arimage import cli_evaluate
+
 if TYPE_CHECKING:
     from arimage.generator import ImageGenerator
 
@@ -311,25 +313,7 @@ def parse_scales(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-@app.command()
-def evaluate(
-    samples: Annotated[Path, typer.Argument(help="A folder of images.")],
-    reference: Annotated[Path, typer.Option(help="A folder of real images.")],
-    metrics: Annotated[str, typer.Option(help="Comma-separated names.")] = "fid,precision,recall",
-    features: Annotated[str, typer.Option(help="pixels, or digits.")] = "pixels",
-    out: Annotated[Path | None, typer.Option(help="Folder for report.json and report.md.")] = None,
-) -> None:
-    """Score a folder of images against a folder of real ones."""
-    from rich.console import Console
-
-    from arimage.eval.runner import evaluate as run
-
-    names = [name.strip() for name in metrics.split(",") if name.strip()]
-    report = run(samples, metrics=names, reference=reference, features=features)
-    Console().print(report.table())
-    if out is not None:
-        report.save(out)
-    print(json.dumps(report.to_json()))
+app.add_typer(cli_evaluate.app)
 
 
 @app.command("ls")

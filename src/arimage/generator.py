@@ -6,7 +6,7 @@ Start reading here: ``__call__`` -> ``sample`` -> ``sampling.loop.generate`` -> 
 import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from arimage.ar.registry import MODELS
 from arimage.convert import INDEX, TOKENIZER, TRANSFORMER, locate
 from arimage.files import new_files, read_json, write_json
 from arimage.images import from_pixels, native_pixels, to_pil, to_pixels
-from arimage.outputs import GeneratorOutput, Preview, check_output_type, gathered, packed
+from arimage.outputs import GeneratorOutput, Origin, Preview, check_output_type, gathered, packed
 from arimage.parts import check_fit, load_part, make_order
 from arimage.pretrained import check_device, default_dtype
 from arimage.sampling.conditions import Conditions, Labels, Prompts, Rows, asked, kind, rows_for
@@ -29,8 +29,12 @@ from arimage.sampling.loop import Branch, generate
 from arimage.sampling.noise import Seeds, make_seeds
 from arimage.sampling.planner import budget_bytes, check_batch_size, fitting_batch, image_bytes
 from arimage.sampling.settings import Settings
+from arimage.shapes import Float
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.tokenizers.registry import TOKENIZERS
+
+if TYPE_CHECKING:
+    from arimage.generated import GeneratedImages
 
 
 class ImageGenerator:
@@ -63,6 +67,7 @@ class ImageGenerator:
         if self.class_names is not None and len(self.class_names) != count:
             raise ValueError(f"got {len(self.class_names)} class names for {count} classes")
         self.conditions = Conditions(transformer, text_encoder)
+        self.origin = Origin()
 
     @classmethod
     def from_pretrained(
@@ -108,13 +113,14 @@ class ImageGenerator:
             load_part(folder, TRANSFORMER, MODELS, dtype),
         )
         settings = Settings.from_json(index.get("sampling", {}))
-        return cls(*parts, settings, index.get("class_names"), text_encoder).to(device)
+        generator = cls(*parts, settings, index.get("class_names"), text_encoder).to(device)
+        generator.origin = Origin(str(name), variant, revision)
+        return generator
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Writes model_index.json, image_tokenizer/ and transformer/; each file appears whole.
 
-        ``dtype`` is what the weights are stored in (as they are by default). A text encoder is not
-        written: the transformer's config names it.
+        ``dtype``: of the stored weights. A text encoder is named by the config, not written.
         """
         index = {
             "_class_name": type(self).__name__,
@@ -265,11 +271,10 @@ class ImageGenerator:
                 None is 0.8 of the free memory on CUDA and 4 GiB elsewhere.
             known: tokens that are given, one row per image.
         """
-        if batch_size is None:
-            batch_size = self.plan(memory_budget, **settings)
+        size = self.plan(memory_budget, **settings) if batch_size is None else batch_size
         rows = self.conditions.read(class_labels, prompts, self.class_names)
         seeds = self._seeds(rows, seeds, settings)
-        yield from self._batches(rows, seeds, batch_size, known, settings)
+        yield from self._batches(rows, seeds, size, known, settings)
 
     def _batches(
         self,
@@ -279,22 +284,32 @@ class ImageGenerator:
         known: Known | None,
         settings: dict[str, Any],
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        size = check_batch_size(batch_size)
-        if self.settings.updated(settings).rng == "reference" and len(seeds) > size:
-            raise ValueError(
-                f"got {len(seeds)} images and batch_size {size}; rng='reference' draws for all "
-                "images together: raise batch_size, or call once per batch"
-            )
+        size = check_batch_size(batch_size, len(seeds), self._shared(settings))
         for i in range(0, len(seeds), size):
             part = slice(i, i + size)
             given = known and known.part(part)
             *_, state = self._states(rows and rows[part], seeds[part], given, settings)
-            yield to_pixels(self._decode(state)), state.ids.cpu()
+            yield to_pixels(self.decode(state)), state.ids.cpu()
+
+    def stream_dataset(
+        self, protocol: Any = None, *, batch_size: int | None = None, **settings: Any
+    ) -> "GeneratedImages":
+        """The images of an evaluation protocol, made when they are read; ``evaluate`` takes it.
+
+        ``protocol``: an ``EvaluationProtocol``, a name of ``eval.protocols.PROTOCOLS`` or its
+        beginning, or None for that of the model's authors; the rest as in ``batches``.
+
+        Raises:
+            KeyError: an unknown protocol. ValueError: one for another number of classes.
+        """
+        from arimage.generated import GeneratedImages
+
+        return GeneratedImages(self, protocol, batch_size=batch_size, settings=settings)
 
     def plan(self, memory_budget: float | int | None = None, **settings: Any) -> int:
         """How many images fit into ``memory_budget`` GiB at once, by estimate; at least one."""
-        chosen = self.settings.updated(settings)
-        order, decoder = self.order(chosen.num_steps), self.tokenizer.bytes_per_image
+        chosen, decoder = self.settings.updated(settings), self.tokenizer.bytes_per_image
+        order = self.order(chosen.num_steps)
         one = image_bytes(self.transformer, order, chosen.guidance(), decoder)
         budget = budget_bytes(memory_budget, self.device)
         return fitting_batch(one, budget, *self.transformer.table_bytes)
@@ -311,7 +326,7 @@ class ImageGenerator:
         """Yields a preview after every step: the canvas so far, decoded."""
         steps = self.order(self.settings.updated(settings).num_steps).num_steps
         for state in self.sample(class_labels, seeds, known, prompts=prompts, **settings):
-            images = to_pil(to_pixels(self._decode(state)))
+            images = to_pil(to_pixels(self.decode(state)))
             yield Preview(state.step, steps, images, state.ids.cpu())
 
     def sample(
@@ -374,9 +389,12 @@ class ImageGenerator:
     ) -> list[int]:
         """One seed per image; with the reference's noise one for all of them."""
         images = count_images(None if rows is None else len(rows), count, seeds, kind(rows))
-        shared = self.settings.updated(settings).rng == "reference"
-        return make_seeds(seeds, images, shared=shared, of=kind(rows))
+        return make_seeds(seeds, images, shared=self._shared(settings), of=kind(rows))
+
+    def _shared(self, settings: dict[str, Any]) -> bool:
+        return self.settings.updated(settings).rng == "reference"
 
     @torch.no_grad()
-    def _decode(self, state: State) -> Tensor:
+    def decode(self, state: State) -> Float[Tensor, "b 3 h w"]:
+        """Float images of a state, nominally in [-1, 1]."""
         return self.tokenizer.decode_canvas(state.canvas)

@@ -81,16 +81,27 @@ def converted(sources: Sequence[Path], options: str, make: Callable[[Path], None
     It lies in ``arimage/`` in the hub's home (HF_HOME) and is named after the first source; another
     size or time of a source, or other ``options``, is another folder.
     """
-    from huggingface_hub import constants
-
     digest = hashlib.sha256(options.encode())
     for source in sources:
         real = source.resolve()
         facts = real.stat()
         digest.update(f"{real} {facts.st_size} {facts.st_mtime_ns}".encode())
     name = f"{sources[0].stem}-{digest.hexdigest()[:16]}"
-    folder = Path(constants.HF_HOME) / "arimage" / name
+    folder = cache_home() / name
     if not folder.is_dir():
         with new_folder(folder) as temporary:
             make(temporary)
     return folder
+
+
+def cache_home() -> Path:
+    """``arimage/`` in the hub's home (HF_HOME)."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME) / "arimage"
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,12 +1,14 @@
 """The one home of pixel conventions: float images in [-1, 1] <-> uint8 pixels <-> files."""
 
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
+from torch.nn import functional
 
 from arimage.files import new_file
 from arimage.shapes import Float, UInt8
@@ -14,9 +16,19 @@ from arimage.shapes import Float, UInt8
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
-def to_pixels(images: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h w 3"]:
-    """Float images in [-1, 1] (clamped) to uint8 pixels, rounded to the nearest level."""
-    levels = images.detach().float().clamp(-1, 1).add(1).mul(127.5).round()
+Rounding = Literal["nearest", "down"]
+
+
+def to_pixels(
+    images: Float[Tensor, "b 3 h w"], rounding: Rounding = "nearest"
+) -> UInt8[np.ndarray, "b h w 3"]:
+    """Float images in [-1, 1] (clamped) to uint8 pixels, rounded to the nearest level.
+
+    ``rounding="down"`` is half a level darker: what code does that truncates 255 x, RAR's for
+    example (bytedance/1d-tokenizer@942a96f demo_util.py); for repeating its scores alone.
+    """
+    levels = images.detach().float().clamp(-1, 1).add(1).mul(127.5)
+    levels = levels.round() if rounding == "nearest" else levels.floor()
     return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
@@ -42,21 +54,22 @@ def list_images(folder: str | Path) -> list[Path]:
     return paths
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """Reads a file, in the mode that it has.
+def open_image(file: str | Path | BytesIO, name: object = None) -> Image.Image:
+    """Reads a file, in the mode that it has; ``name`` is what messages call an open one.
 
     Raises FileNotFoundError, or ValueError when the file is not a readable image.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no image file at {path}")
+    if isinstance(file, str | Path):
+        file = name = Path(file)
+        if not file.is_file():
+            raise FileNotFoundError(f"no image file at {file}")
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             opened.load()
             return opened
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(
-            f"{path} is not a readable image; give a PNG, JPEG or WebP file"
+            f"{name} is not a readable image; give a PNG, JPEG or WebP file"
         ) from error
 
 
@@ -109,6 +122,55 @@ def _native(image: Any, size: int) -> tuple[np.ndarray, tuple[int, int]]:
             f"and {(size, size, 3)}: resize it first, or pass a PIL image, which is resized"
         )
     return image, (size, size)
+
+
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """The centred square that ImageNet references are made of: halved by boxes while it is twice as
+    large, then the shorter side resized to ``size`` (bicubic), then cut.
+
+    Behaviour of openai/guided-diffusion@22e0df8 guided_diffusion/image_datasets.py,
+    center_crop_arr.
+    """
+    while min(image.size) >= 2 * size:
+        halved = (image.width // 2, image.height // 2)
+        image = image.resize(halved, Image.Resampling.BOX)
+    scale = size / min(image.size)
+    sides = (round(image.width * scale), round(image.height * scale))
+    image = image.resize(sides, Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def resized(images: Float[Tensor, "b 3 h w"], size: int) -> Float[Tensor, "b 3 h2 w2"]:
+    """Float images at ``size`` pixels per side: bicubic, without antialiasing, not clamped.
+
+    So the 384 px samples of LlamaGen are scored (FoundationVision/LlamaGen@ce98ec4
+    autoregressive/sample/sample_c2i_ddp.py).
+    """
+    if images.shape[-2:] == (size, size):
+        return images
+    return functional.interpolate(images.float(), size=(size, size), mode="bicubic")
+
+
+def to_rgb(image: Image.Image, name: object = "the image") -> Image.Image:
+    """8-bit RGB: grey, palette and CMYK images are converted, an opaque alpha channel is dropped.
+
+    Raises:
+        ValueError: transparency, or more than 8 bits, which no conversion keeps unambiguously.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        raise ValueError(
+            f"{name} has more than 8 bits per channel (mode {image.mode}); scores are of 8-bit "
+            "images: convert it first, so that it is known how"
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema()[0] < 255:
+            raise ValueError(
+                f"{name} is transparent in places; put it on a background first, so that it is "
+                "known which"
+            )
+    return image.convert("RGB")
 
 
 def square(image: Image.Image, size: int) -> Image.Image:

@@ -28,6 +28,15 @@ class GeneratorOutput:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a generator was loaded by: a name (preset, folder, hub id, file), variant, revision."""
+
+    name: str = "a model of this process"
+    variant: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
 class Preview:
     """What is known after step ``step`` of ``num_steps``: PIL images and ids (-1 = open)."""
 

@@ -7,6 +7,8 @@ fills missing weights with random numbers after a warning. Here each of these is
 
 import dataclasses
 import functools
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -163,6 +165,19 @@ def quiet_transformers() -> Iterator[None]:
         hf_logging.set_verbosity(level)
         if bars:
             hf_logging.enable_progress_bar()
+
+
+def identity(model: "ArimageModel") -> str:
+    """Sha256 of a model's config and weights (in float32, whatever they are stored in)."""
+    config = model.config
+    fields = {name: getattr(config, name) for name in sorted(config.own_fields())}
+    total = hashlib.sha256(json.dumps([config.model_type, fields]).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu()
+        values = values.float() if values.is_floating_point() else values
+        total.update(f"{name} {list(values.shape)}".encode())
+        total.update(values.contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def check_device(device: torch.device | str) -> None:

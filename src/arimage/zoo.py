@@ -239,6 +239,14 @@ def find(name: str) -> Preset:
     return PRESETS[name]
 
 
+def find_loaded(name: str, variant: str | None) -> Preset | None:
+    """The preset that ``from_pretrained(name, variant=variant)`` means; None for other models."""
+    if name in PRESETS:
+        return PRESETS[name]
+    known = (p for p in PRESETS.values() if p.repo == name and p.variant == variant)
+    return next(known, None) or find_file(name.rpartition("/")[2])
+
+
 def find_published(repo: str, variant: str | None) -> Preset | None:
     """The model of a hub repository in a published layout; None for other repositories.
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -49,7 +50,17 @@ def test_every_way_in_gives_the_same_scores(images, noise_pixels, untrained, tmp
         return pytest.approx(values(report), rel=1e-4)
 
     whole = run(images)
+    np.savez(tmp_path / "stored.npz", images)
+    np.savez_compressed(tmp_path / "packed.npz", images)
+    np.save(tmp_path / "plain.npy", images)
+    with zipfile.ZipFile(tmp_path / "files.zip", "w") as archive:
+        for path in sorted(tmp_path.glob("*.png")):
+            archive.write(path, f"samples/{path.name}")
     forms = {
+        "stored npz": tmp_path / "stored.npz",
+        "compressed npz": tmp_path / "packed.npz",
+        "npy": tmp_path / "plain.npy",
+        "zip": str(tmp_path / "files.zip"),
         "generator": (images[a : a + 7] for a in range(0, 50, 7)),
         "pil": to_pil(images),
         "mixed": [images[:3], *to_pil(images[3:5]), images[5:]],
@@ -159,10 +170,10 @@ def test_image_mistakes(given, error, message):
         ({"metrics": ["fid", "fid"]}, ValueError, "'fid' more than once"),
         ({"reference": None}, ValueError, "'fid' compares with a reference set and got none"),
         ({"metrics": ["copies"]}, ValueError, "'copies' compares with a training set and got none"),
-        ({"features": "inception"}, KeyError, "unknown feature extractor 'inception'"),
+        ({"features": "incept"}, KeyError, "unknown feature extractor 'incept'"),
         ({"metrics": ["inception_score"]}, ValueError, "needs class probabilities and 'pixels'"),
         ({"metrics": ["accuracy"]}, ValueError, "pass labels="),
-        ({"labels": [1] * 49}, ValueError, "got 49 labels for at least 50 images"),
+        ({"labels": [1] * 49}, ValueError, "got 49 labels for 50 images"),
         ({"labels": [1] * 51}, ValueError, "got 51 labels for 50 images"),
         ({"labels": [0.5] * 50}, ValueError, "expected one integer class label per image"),
         ({"labels": [[1]] * 50}, ValueError, "expected one integer class label per image"),
@@ -229,7 +240,11 @@ def test_a_report_tells_its_protocol(report):
 
 def test_a_saved_report_is_whole_json_and_markdown(report, tmp_path):
     folder = report.save(tmp_path / "new" / "scores")
-    assert sorted(p.name for p in folder.iterdir()) == ["report.json", "report.md"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
     saved = json.loads((folder / "report.json").read_text())
     assert saved == report.to_json()
     assert [score["name"] for score in saved["scores"]] == ["fid", "precision"]

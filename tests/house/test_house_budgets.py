@@ -11,7 +11,8 @@ FUNCTION_LINES = 80
 NINE_OF_TEN_FUNCTIONS = 45
 FILE_LINES = 400
 PARAMETERS = 8
-SETTINGS = 12  # with keyword-only settings, or as the options of a console command
+SETTINGS = 12  # with keyword-only settings
+OPTIONS = 16  # of a console command, which has no config object to take them
 COLUMNS = 100
 
 
@@ -26,8 +27,9 @@ def parameters(function: Function) -> tuple[int, int]:
         del positional[0]
     named = len(function.args.kwonlyargs)
     command = any("command" in ast.unparse(line) for line in function.decorator_list)
-    roomy = command or (named and len(positional) <= PARAMETERS)
-    return len(positional) + named, SETTINGS if roomy else PARAMETERS
+    roomy = named and len(positional) <= PARAMETERS
+    limit = SETTINGS if roomy else PARAMETERS
+    return len(positional) + named, OPTIONS if command else limit
 
 
 def offenders(path: Path, text: str) -> list[str]:

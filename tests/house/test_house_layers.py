@@ -34,14 +34,17 @@ ROOMS = {  # what each part may import besides itself and the leaves
     "sampling": {"ar.base", "ar.orders.base"},
     "convert": {"tokenizers", "ar"},
     "parts": {"tokenizers", "ar"},
-    "generator": {"tokenizers", "ar", "sampling", "convert", "parts"},
+    "generator": {"tokenizers", "ar", "sampling", "convert", "parts", "generated"},
+    "generated": {"eval.protocols", "eval.sources", "generator", "sampling"},
+    "evaluation": {"convert", "eval", "generator"},
     "auto": {"tokenizers", "ar"},
     "training": {"tokenizers", "ar", "sampling", "eval", "generator"},
     "demo": {"tokenizers", "ar", "sampling", "eval", "generator", "auto", "training"},
     "cli": {
         *("tokenizers", "ar", "sampling", "eval", "convert", "generator", "auto", "training"),
-        "demo",
+        *("demo", "cli_evaluate", "evaluation"),
     },
+    "cli_evaluate": {"eval", "evaluation"},
 }
 TARGET = re.compile(r"arimage(\.\w+)+(:\w+)?")
 

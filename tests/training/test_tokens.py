@@ -13,7 +13,8 @@ from tiny import make_tokenizer, sentence, stripes
 from arimage.tokenizers.registry import TOKENIZERS
 from arimage.training.small import small_tokenizer
 from arimage.training.tokenizer_trainer import encode_all
-from arimage.training.tokens import TOKENS, identity, load_tokens, make_tokens, save_tokens
+from arimage.pretrained import identity
+from arimage.training.tokens import TOKENS, load_tokens, make_tokens, save_tokens
 
 
 def made(name="multiscale_vq", **options):

@@ -5,6 +5,7 @@ the copy inside scikit-learn (``sklearn.datasets.load_digits``).
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -39,6 +40,17 @@ def load_digits() -> tuple[Split, Split]:
     )
     labels = data.target.astype(np.int64)
     return Split(pixels[train], labels[train]), Split(pixels[held_out], labels[held_out])
+
+
+def write_reference(path: str | Path) -> Path:
+    """The reference that ships as "digits": the held-out images as the packaged classifier sees
+    them; ``python -c "from arimage.demo.digits import write_reference as w; w('digits.npz')"``."""
+    from arimage.eval.base import Reference
+    from arimage.eval.references import save_reference
+
+    held_out = load_digits()[1]
+    seen = Reference.from_pixels("digits", held_out.pixels, "digits", held_out.labels)
+    return save_reference(path, seen)
 
 
 def _enlarge(image: np.ndarray) -> UInt8[np.ndarray, "32 32 3"]:

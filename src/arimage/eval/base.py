@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from arimage.eval.moments import Moments, extend
+from arimage.eval.moments import Moments
 from arimage.eval.registry import FEATURES
-from arimage.eval.stream import Images, labelled_batches
+from arimage.eval.stream import Images
 from arimage.shapes import Float, Int, UInt8
 
 
@@ -46,6 +46,15 @@ class Score:
             record["standard_error"] = _json_number(self.standard_error)
         record["details"] = {key: _json_number(part) for key, part in self.details.items()}
         return record
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Score":
+        """The inverse of ``to_json``."""
+        numbers = {"value": float(record["value"])}
+        if record.get("standard_error") is not None:
+            numbers["standard_error"] = float(record["standard_error"])
+        details = {key: float(part) for key, part in record.get("details", {}).items()}
+        return cls(**{**record, **numbers, "details": details})
 
 
 def _json_number(value: float) -> float | str:
@@ -172,6 +181,9 @@ class Reference:
     so. ``sha256`` is of the pixels, of the file, or of the statistics where there is neither.
     ``spatial`` holds the moments that sFID compares with. ``images`` may be fewer than those of the
     moments (a published file has 10,000 of 1.28 million), and their spatial features are dropped.
+    ``count`` is the number of images of the moments, None where a file does not say; ``remark`` is
+    what a reader of the scores should know; ``source`` (eval/sources.py) gives the pixels of
+    ``images``, row by row, where they are at hand.
     """
 
     name: str
@@ -180,6 +192,9 @@ class Reference:
     images: FeatureBatch | None
     sha256: str
     spatial: Moments | None = None
+    count: int | None = None
+    remark: str = ""
+    source: Any = None
 
     @property
     def features(self) -> Float[np.ndarray, "n d"]:
@@ -197,25 +212,11 @@ class Reference:
         batch_size: int = 256,
     ) -> "Reference":
         """Extracts a real set once; ``pixels`` and ``extractor`` are what ``evaluate`` takes."""
-        extract = feature_extractor(extractor)
-        digest = hashlib.sha256()
-        batches: list[FeatureBatch] = []
-        moments = spatial = None
-        for batch, known in labelled_batches(pixels, labels, batch_size):
-            digest.update(np.ascontiguousarray(batch).data)
-            seen = extract(batch, known)
-            moments, spatial = extend(moments, seen.features), extend(spatial, seen.spatial)
-            batches.append(replace(seen, spatial=None))
-        assert moments is not None  # labelled_batches raises on an empty stream
-        images = FeatureBatch.concatenate(batches)
-        return cls(
-            name=name,
-            extractor=images.extractor,
-            moments=moments,
-            images=images,
-            sha256=digest.hexdigest(),
-            spatial=spatial,
-        )
+        from arimage.eval.extraction import Pass
+        from arimage.eval.references import from_images
+
+        chosen, how = feature_extractor(extractor), Pass(batch_size=batch_size)
+        return replace(from_images(pixels, chosen, how, name=name, labels=labels), name=name)
 
     @classmethod
     def from_moments(
@@ -230,6 +231,7 @@ class Reference:
             moments=moments,
             images=None,
             sha256=digest.hexdigest(),
+            count=count,
         )
 
 
@@ -258,6 +260,7 @@ class Metric(ABC):
     def __init__(self) -> None:
         self.count = 0
         self.extractor: str | None = None
+        self.uncertain = False
 
     @abstractmethod
     def add(self, batch: FeatureBatch) -> None:
@@ -291,7 +294,7 @@ class Metric(ABC):
         self.count += other.count
         self.extractor = other.extractor
 
-    def compute(self, reference: Reference | None = None) -> Score:
+    def compute(self, reference: Reference | None = None, shared: Any = None) -> Score:
         """The score of all images so far; the state stays, so it may be called again.
 
         Raises:

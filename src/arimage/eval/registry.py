@@ -21,6 +21,11 @@ METRICS: Registry[type[Metric]] = Registry(
     },
 )
 
+GROUPS = {  # names for several metrics at once
+    "precision_recall": ("precision", "recall"),
+    "prdc": ("precision", "recall", "density", "coverage"),
+}
+
 FEATURES: Registry[type[FeatureExtractor]] = Registry(
     "feature extractor",
     {

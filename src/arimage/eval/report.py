@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from arimage.eval.base import Score
-from arimage.files import write_json, write_text
+from arimage.files import read_json, write_json, write_text
 from arimage.registry import unknown_name
 
 PACKAGES = ("torch", "numpy", "arimage")
@@ -31,14 +31,33 @@ def versions() -> dict[str, str]:
 class Protocol:
     """What two scores must share to be compared.
 
-    ``references`` maps "reference" and "training" to a record with name, count and sha256, for
-    the sets that were used; ``settings`` is whatever the caller wants to be remembered.
+    Attributes:
+        count: generated images.
+        features: the extractor.
+        name: of the named protocol, with its version; None where there is none.
+        source: where the images came from.
+        size: (height, width) of the images.
+        references: "reference" and "training" to a record with name, count and sha256, for the
+            sets that were used.
+        settings: whatever the caller wants to be remembered.
+        skipped: images that could not be read, with the reason.
+        warnings: what a reader of the scores has to know.
+        deviations: in what the run was not the named protocol, or not its authors' settings.
+        seconds: that it took.
+        versions: of what computed the numbers.
     """
 
     count: int
     features: str
+    name: str | None = None
+    source: str | None = None
+    size: tuple[int, int] | None = None
     references: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    deviations: list[str] = field(default_factory=list)
+    seconds: float | None = None
     versions: dict[str, str] = field(default_factory=versions)
 
 
@@ -48,6 +67,7 @@ class Report(Mapping[str, Score]):
 
     scores: tuple[Score, ...]
     protocol: Protocol
+    gallery: Any = None  # eval.gallery.Gallery, for the page; not in the JSON
 
     def __getitem__(self, name: str) -> Score:
         for score in self.scores:
@@ -63,20 +83,42 @@ class Report(Mapping[str, Score]):
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict: ``scores`` and ``protocol``."""
-        return {
-            "scores": [score.to_json() for score in self.scores],
-            "protocol": asdict(self.protocol),
-        }
+        protocol = asdict(self.protocol)
+        protocol["size"] = protocol["size"] and list(protocol["size"])
+        return {"scores": [score.to_json() for score in self.scores], "protocol": protocol}
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Report":
+        """Reads ``report.json``, or the folder that holds it.
+
+        Raises:
+            FileNotFoundError: no such file. ValueError: a file that is no report.
+        """
+        path = Path(path)
+        path = path / "report.json" if path.is_dir() else path
+        if not path.is_file():
+            raise FileNotFoundError(f"no report at {path}; give a report.json or its folder")
+        record = read_json(path)
+        try:
+            scores = tuple(Score.from_json(score) for score in record["scores"])
+            protocol = dict(record["protocol"])
+            size = protocol.get("size")
+            protocol["size"] = None if size is None else (size[0], size[1])
+            return cls(scores=scores, protocol=Protocol(**protocol))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a report of this package ({error})") from error
 
     def to_markdown(self) -> str:
         """A table of the scores, then the protocol line by line."""
         lines = [
             "# Evaluation",
             "",
-            "| metric | value | better | images | compared with | features |",
-            "|---|---|---|---|---|---|",
+            "| metric | value | standard error | better | images | compared with | features |",
+            "|---|---|---|---|---|---|---|",
         ]
         lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in self._rows()]
+        for title, sentences in self._remarks():
+            lines += ["", f"## {title}", "", *(f"- {sentence}" for sentence in sentences)]
         details = [
             f"- {score.name}: "
             + ", ".join(f"{key} {value:.6g}" for key, value in score.details.items())
@@ -85,23 +127,28 @@ class Report(Mapping[str, Score]):
         ]
         if details:
             lines += ["", "## Details", "", *details]
-        lines += ["", "## Protocol", "", *self._protocol_lines(), ""]
+        lines += ["", "## Protocol", "", *(f"- {line}" for line in self.protocol_lines()), ""]
         return "\n".join(lines)
 
     def table(self) -> Table:
         """The scores as a table for the terminal."""
         table = Table(title=f"{self.protocol.count} images")
-        for heading in ("metric", "value", "better", "images", "compared with", "features"):
-            table.add_column(heading, justify="right" if heading in ("value", "images") else "left")
+        headings = ("metric", "value", "± (s.e.)", "better", "images", "compared with", "features")
+        for heading in headings:
+            right = heading in ("value", "± (s.e.)", "images")
+            table.add_column(heading, justify="right" if right else "left")
         for row in self._rows():
             table.add_row(*row)
         return table
 
     def save(self, folder: str | Path) -> Path:
-        """Writes ``report.json`` and ``report.md`` into ``folder``; each appears whole."""
+        """Writes ``report.json``, ``report.md`` and ``report.html`` into ``folder``."""
+        from arimage.eval.page import write_page
+
         folder = Path(folder)
         write_json(folder / "report.json", self.to_json())
         write_text(folder / "report.md", self.to_markdown())
+        write_page(self, folder / "report.html", self.gallery)
         return folder
 
     def _rows(self) -> list[tuple[str, ...]]:
@@ -109,6 +156,7 @@ class Report(Mapping[str, Score]):
             (
                 score.name,
                 f"{score.value:.6g}",
+                "-" if score.standard_error is None else f"{score.standard_error:.2g}",
                 "higher" if score.higher_is_better else "lower",
                 str(score.count),
                 score.reference or "-",
@@ -117,15 +165,28 @@ class Report(Mapping[str, Score]):
             for score in self.scores
         ]
 
-    def _protocol_lines(self) -> list[str]:
+    def _remarks(self) -> list[tuple[str, list[str]]]:
         protocol = self.protocol
-        lines = [f"- images: {protocol.count}", f"- features: {protocol.features}"]
+        titled = (
+            ("Warnings", protocol.warnings),
+            ("Not as the protocol or the authors have it", protocol.deviations),
+            ("Images that could not be read", protocol.skipped),
+        )
+        return [(title, sentences) for title, sentences in titled if sentences]
+
+    def protocol_lines(self) -> list[str]:
+        """What the scores were made from and by, a line each."""
+        protocol = self.protocol
+        size = f", {protocol.size[1]} x {protocol.size[0]} pixels" if protocol.size else ""
+        lines = [f"protocol: {protocol.name}"] if protocol.name else []
+        lines += [f"images: {protocol.count}{size}", f"features: {protocol.features}"]
         lines += [
-            f"- {role}: {record['name']}, {record['count']} images, sha256 {record['sha256']}"
+            f"{role}: {record['name']}, {record['count'] or 'unknown number of'} images, sha256 "
+            f"{record['sha256']}"
             for role, record in protocol.references.items()
         ]
         for title, entries in (("setting", protocol.settings), ("version", protocol.versions)):
-            lines += [f"- {title} {key}: {value}" for key, value in entries.items()]
+            lines += [f"{title} {key}: {value}" for key, value in entries.items()]
         return lines
 
 

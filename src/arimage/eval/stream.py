@@ -1,18 +1,17 @@
 """Whatever a caller calls images, as uint8 batches of one size, in order, read once."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from arimage.images import list_images, read_image
+from arimage.images import to_rgb
 from arimage.shapes import Int, UInt8
 
-# A folder, one (n, h, w, 3) uint8 array, or an iterable of such arrays or of PIL images. Checked
-# in _checked, piece by piece, because an annotation cannot say what to do instead.
+# One (n, h, w, 3) uint8 array, or an iterable of such arrays or of PIL images. Checked in _checked,
+# piece by piece, because an annotation cannot say what to do instead.
 Images = Any
 
 
@@ -22,8 +21,8 @@ def pixel_batches(images: Images, batch_size: int = 256) -> Iterator[UInt8[np.nd
     The batches do not depend on how the caller cut the stream, so no score does either.
 
     Args:
-        images: a folder (sorted by path), one uint8 (n, h, w, 3) array, or an iterable of such
-            arrays or of PIL images (converted to RGB). All of one size.
+        images: one uint8 (n, h, w, 3) array, or an iterable of such arrays or of PIL images
+            (converted to RGB). All of one size.
         batch_size: images per batch, at least 1.
 
     Raises:
@@ -77,6 +76,20 @@ def labelled_batches(
         raise ValueError(f"got {len(known)} labels for {done} images; pass one label per image")
 
 
+def read_labels(labels: Any, count: int) -> Int[np.ndarray, " n"] | None:
+    """``labels`` as an array, one per image; None if there are none.
+
+    Raises:
+        ValueError: labels that are not integers or not one per image.
+    """
+    if labels is None:
+        return None
+    known = _label_array(labels)
+    if len(known) != count:
+        raise ValueError(f"got {len(known)} labels for {count} images; pass one label per image")
+    return known
+
+
 def _label_array(labels: Any) -> Int[np.ndarray, " n"]:
     array = np.asarray(labels)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
@@ -89,9 +102,7 @@ def _label_array(labels: Any) -> Int[np.ndarray, " n"]:
 
 def _pieces(images: Images) -> Iterator[Any]:
     """The stream as the caller cut it, unchecked."""
-    if isinstance(images, str | Path):
-        yield from (read_image(path)[None] for path in list_images(images))
-    elif isinstance(images, np.ndarray | torch.Tensor | Image.Image):
+    if isinstance(images, np.ndarray | torch.Tensor | Image.Image):
         yield images
     elif isinstance(images, Iterable):
         yield from images
@@ -101,7 +112,7 @@ def _pieces(images: Images) -> Iterator[Any]:
 
 def _checked(piece: Any, position: int) -> UInt8[np.ndarray, "b h w 3"]:
     if isinstance(piece, Image.Image):
-        return np.asarray(piece.convert("RGB"))[None]
+        return np.asarray(to_rgb(piece, f"image input {position}"))[None]
     fits = isinstance(piece, np.ndarray) and piece.ndim == 4 and piece.shape[3] == 3
     if fits and piece.dtype == np.uint8:
         return piece

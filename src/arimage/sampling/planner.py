@@ -70,8 +70,13 @@ def fitting_batch(per_image: int, budget: int, table: int = 0, most: int = 0) ->
     return min(max(of_each, of_all, 1), LARGEST_BATCH)
 
 
-def check_batch_size(batch_size: int) -> int:
-    """``batch_size``, or a ValueError unless it is at least 1."""
+def check_batch_size(batch_size: int, images: int = 1, shared: bool = False) -> int:
+    """``batch_size``, or a ValueError unless it is at least 1, and fits where noise is shared."""
     if batch_size < 1:
         raise ValueError(f"got batch_size {batch_size}; expected an integer >= 1")
+    if shared and images > batch_size:
+        raise ValueError(
+            f"got {images} images and batch_size {batch_size}; rng='reference' draws for all "
+            "images together: raise batch_size, or call once per batch"
+        )
     return batch_size

@@ -1,6 +1,5 @@
 """Tokens of a data set: made once, kept in a folder with the tokenizer that made them."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from arimage.files import new_files
 from arimage.generator import TOKENIZER, load_part
+from arimage.pretrained import identity
 from arimage.shapes import Int, UInt8
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.tokenizers.registry import TOKENIZERS
@@ -97,19 +97,6 @@ def make_tokens(
     ids = encode_all(tokenizer, pixels)
     labels = np.asarray(class_labels, dtype=np.int64)
     return TokenSet(ids, labels, num_classes, identity(tokenizer), class_names, augmentation)
-
-
-def identity(tokenizer: ImageTokenizer) -> str:
-    """Sha256 of a tokenizer's config and weights (in float32, whatever they are stored in)."""
-    config = tokenizer.config
-    fields = {name: getattr(config, name) for name in sorted(config.own_fields())}
-    total = hashlib.sha256(json.dumps([config.model_type, fields]).encode())
-    for name, tensor in sorted(tokenizer.state_dict().items()):
-        values = tensor.detach().cpu()
-        values = values.float() if values.is_floating_point() else values
-        total.update(f"{name} {list(values.shape)}".encode())
-        total.update(values.contiguous().numpy().tobytes())
-    return total.hexdigest()
 
 
 def save_tokens(folder: str | Path, tokens: TokenSet, tokenizer: ImageTokenizer) -> None:

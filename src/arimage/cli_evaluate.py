@@ -1,0 +1,143 @@
+"""The commands that score: evaluate, reference, compare. Heavy imports wait until they run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer()
+Text = str | None
+
+
+@app.command()
+def evaluate(
+    images: Annotated[str, typer.Argument(help="A model, or a folder, zip or npz of images.")],
+    variant: Annotated[Text, typer.Option(help="Of a repository of models.")] = None,
+    protocol: Annotated[Text, typer.Option(help="For example imagenet256-50k.")] = None,
+    reference: Annotated[Text, typer.Option(help="Real images, or their statistics.")] = None,
+    metrics: Annotated[Text, typer.Option(help="Comma-separated names.")] = None,
+    features: Annotated[Text, typer.Option(help="inception, dinov2, clip, pixels, ...")] = None,
+    training: Annotated[Text, typer.Option(help="Images, for metrics of copies.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report and cache.")] = None,
+    sweep: Annotated[
+        list[str] | None, typer.Option(help="guidance_scale=1:4:0.5, again for each setting.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="A sampling setting: top_k=900.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Cut image files to this square.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per call of the extractor.")] = 256,
+    processes: Annotated[int, typer.Option(help="That share the work.", min=1)] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    uncertainty: Annotated[bool, typer.Option(help="Also standard errors.")] = False,
+    strict: Annotated[bool, typer.Option(help="Stop at a broken image.")] = False,
+) -> None:
+    """Score a model as it generates, or a folder of images, and write a report.
+
+    With --out, features are kept in OUT/features: a killed run goes on there.
+    """
+    from arimage.eval.sources import ReadOptions
+    from arimage.evaluation import Job
+
+    job = Job(
+        images=images,
+        variant=variant,
+        settings=parse_settings(changes or []),
+        read=ReadOptions(size=size, strict=strict),
+        cache=str(out / "features") if out else None,
+        device=device,
+        protocol=protocol,
+        metrics=tuple(parse_names(metrics)) if metrics else None,
+        reference=reference,
+        training=training,
+        features=features,
+        uncertainty=uncertainty,
+        batch_size=batch_size,
+    )
+    run_job(job, out, sweep or [], processes)
+
+
+def run_job(job: Any, out: Path | None, texts: list[str], processes: int) -> None:
+    """Runs, prints a table (the last line is JSON) and saves."""
+    from rich.console import Console
+
+    from arimage.evaluation import run_in_processes, run_sweep
+
+    console = Console()
+    if texts:
+        if out is None:
+            raise ValueError("got a sweep and no --out; give a folder for its reports and plot")
+        for settings, report in run_sweep(job, texts, out):
+            scores = ", ".join(f"{name} {report[name].value:.5g}" for name in report)
+            typer.echo(f"{settings}: {scores}")
+        typer.echo(f"sweep: {out}/sweep.json, sweep.png")
+        return
+    report = run_in_processes(job, processes)
+    console.print(report.table())
+    for sentence in (*report.protocol.warnings, *report.protocol.deviations):
+        console.print(f"[yellow]note[/]: {sentence}")
+    if out is not None:
+        report.save(out)
+        console.print(f"report: {out}/report.html, report.md, report.json")
+    print(json.dumps(report.to_json()))
+
+
+def parse_names(text: str) -> list[str]:
+    """ "fid, recall" to names."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parse_settings(texts: list[str]) -> dict[str, Any]:
+    """["top_k=900"] to sampling settings.
+
+    Raises:
+        ValueError: not name=value.
+    """
+    from arimage.eval.sweep import parse_grid
+
+    found = parse_grid(texts)
+    several = next((name for name, values in found.items() if len(values) != 1), None)
+    if several is not None:
+        raise ValueError(f"got several values of {several!r}; give one, or --sweep")
+    return {name: values[0] for name, values in found.items()}
+
+
+@app.command()
+def reference(
+    data: Annotated[str, typer.Argument(help="A folder, archive or data set of real images.")],
+    out: Annotated[Path, typer.Option(help="A .npz for the statistics.")],
+    size: Annotated[int | None, typer.Option(help="Centre-crop to this square, as ADM.")] = None,
+    features: Annotated[str, typer.Option(help="inception, dinov2, clip, ...")] = "inception",
+    split: Annotated[Text, typer.Option(help="Of a data set.")] = None,
+    keep: Annotated[int, typer.Option(help="Images whose features are kept.", min=0)] = 10_000,
+    cache: Annotated[Path | None, typer.Option(help="Folder of features, to go on.")] = None,
+    strict: Annotated[bool, typer.Option(help="Stop at a broken image.")] = False,
+) -> None:
+    """Make reference statistics of real images once, for `arimage evaluate --reference`."""
+    from arimage.eval.base import feature_extractor
+    from arimage.eval.extraction import Pass
+    from arimage.eval.references import from_source, save_reference
+    from arimage.eval.sources import ReadOptions, open_path
+
+    source = open_path(data, ReadOptions(size=size, strict=strict, split=split))
+    made = from_source(source, feature_extractor(features), Pass(cache=cache))
+    save_reference(out, made, keep)
+    typer.echo(f"{made.count} images seen by {made.extractor}: {out}")
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="report.json, or its folder.")],
+    b: Annotated[Path, typer.Argument(help="Another one.")],
+    force: Annotated[bool, typer.Option("--force", help="Whatever their protocols.")] = False,
+) -> None:
+    """Compare two reports; refused where their protocols differ."""
+    from arimage.eval.compare import compare as run
+    from arimage.eval.report import Report
+
+    for row in run(Report.load(a), Report.load(b), force=force):
+        error = "" if row.standard_error is None else f" ± {row.standard_error:.2g}"
+        typer.echo(f"{row.name}: {row.a:.6g} -> {row.b:.6g} ({row.value:+.4g}{error})")

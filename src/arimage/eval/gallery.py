@@ -1,0 +1,88 @@
+"""What a report shows beside numbers: samples, the real image nearest to each, precision and recall
+for neighbourhoods of other sizes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from arimage.eval.base import FeatureExtractor, Reference
+from arimage.eval.metrics.precision_recall import coverage
+from arimage.eval.sources import ImageSource
+from arimage.shapes import Float, Int, UInt8
+
+NEAREST = 12  # samples that are shown beside their nearest real image
+NEIGHBOURS = (1, 2, 3, 4, 5, 7, 10)
+CURVE_IMAGES = 2_000  # of each set, for the curve: a picture, not a score
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """Pictures for a page.
+
+    Attributes:
+        samples: the first images, (n, h, w, 3).
+        labels: their classes, or None.
+        nearest: the real image nearest to each of the first ``NEAREST`` by the features, or None.
+        distances: Euclidean, in feature space.
+        curve: (k, precision, recall) of up to ``CURVE_IMAGES`` images of each set.
+    """
+
+    samples: UInt8[np.ndarray, "n h w 3"]
+    labels: Int[np.ndarray, " n"] | None = None
+    nearest: UInt8[np.ndarray, "m h2 w2 3"] | None = None
+    distances: Float[np.ndarray, " m"] | None = None
+    curve: tuple[tuple[int, float, float], ...] = ()
+
+
+def make_gallery(
+    source: ImageSource,
+    count: int,
+    extractor: FeatureExtractor,
+    reference: Reference | None,
+    features: Float[np.ndarray, "n d"] | None,
+) -> Gallery:
+    """Reads (or makes) the first ``count`` images again and looks for their nearest real ones.
+
+    Args:
+        source: the generated images.
+        count: how many are shown.
+        extractor: of the features in which distances are taken.
+        reference: the real set, as ``extractor`` sees it.
+        features: of all generated images, for the curve.
+    """
+    chunk = source.read(0, count)
+    labels = None if source.labels is None else np.asarray(source.labels)[chunk.kept]
+    nearest = distances = None
+    shown = chunk.pixels[:NEAREST]
+    if reference is not None and reference.images is not None and reference.source is not None:
+        seen = extractor(shown).features
+        index, distances = nearest_rows(seen, reference.features)
+        nearest = np.concatenate([reference.source.read(i, i + 1).pixels for i in index.tolist()])
+    curve = ()
+    if features is not None and reference is not None and reference.images is not None:
+        curve = precision_recall_curve(features, reference.features)
+    return Gallery(chunk.pixels, labels, nearest, distances, curve)
+
+
+def nearest_rows(
+    queries: Float[np.ndarray, "m d"], rows: Float[np.ndarray, "n d"]
+) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """Index of the row nearest to each query, and how far it is."""
+    a, b = (torch.from_numpy(np.asarray(part, np.float64)) for part in (queries, rows))
+    least = torch.cdist(a, b).min(dim=1)
+    return least.indices.numpy(), least.values.numpy()
+
+
+def precision_recall_curve(
+    generated: Float[np.ndarray, "n d"], real: Float[np.ndarray, "m d"]
+) -> tuple[tuple[int, float, float], ...]:
+    """(k, precision, recall) for several k, on evenly spaced images of both sets."""
+    parts = [
+        rows[:: max(1, len(rows) // CURVE_IMAGES)][:CURVE_IMAGES] for rows in (generated, real)
+    ]
+    made, true = parts
+    most = min(len(made), len(true)) - 1
+    return tuple(
+        (k, coverage(made, true, k), coverage(true, made, k)) for k in NEIGHBOURS if k <= most
+    )

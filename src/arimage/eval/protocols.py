@@ -1,0 +1,145 @@
+"""Named, versioned protocols: what to generate, how it becomes pixels, what it is compared with.
+
+A score belongs to a protocol. The name ends in a version: a protocol never changes, a better one is
+a new version. ``find_protocol`` also takes a name without its last parts where that is unambiguous.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from arimage.images import Rounding
+from arimage.registry import unknown_name
+from arimage.shapes import Int
+
+ADM = ("fid", "sfid", "inception_score", "precision", "recall")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationProtocol:
+    """What it takes to repeat a score, besides the model.
+
+    Attributes:
+        name: with its version.
+        count: generated images.
+        num_classes: classes asked for; image i has seed ``first_seed + i``.
+        labels: "balanced", classes in turn (0, 1, ..., 0, 1, ...: every block of consecutive images
+            is balanced), or "uniform", one drawn for each image from ``label_seed``.
+        image_size: pixels per side of what is scored. Images of another size are resized as floats
+            (bicubic, without antialiasing, as LlamaGen's sampling script does).
+        rounding: of floats to 8 bits (images.to_pixels).
+        reference: a name of ``references.KNOWN``.
+        features: a name of ``FEATURES``.
+        metrics: names of ``METRICS``.
+        settings: sampling settings that belong to it; those of a preset where it has none.
+        source: where it is written down.
+    """
+
+    name: str
+    count: int
+    num_classes: int = 1000
+    labels: Literal["balanced", "uniform"] = "balanced"
+    label_seed: int = 0
+    first_seed: int = 0
+    image_size: int = 256
+    rounding: Rounding = "nearest"
+    reference: str = "imagenet256"
+    features: str = "inception"
+    metrics: tuple[str, ...] = ADM
+    settings: dict[str, Any] = field(default_factory=dict)
+    source: str = "this package"
+
+    def class_labels(self) -> Int[np.ndarray, " n"]:
+        """The class of each image."""
+        if self.labels == "balanced":
+            return np.arange(self.count) % self.num_classes
+        return np.random.default_rng(self.label_seed).integers(self.num_classes, size=self.count)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dict."""
+        return asdict(self)
+
+
+_IMAGENET = (
+    EvaluationProtocol(name="imagenet256-50k-balanced-v1", count=50_000),
+    EvaluationProtocol(name="imagenet256-50k-uniform-v1", count=50_000, labels="uniform"),
+    EvaluationProtocol(name="imagenet256-10k-balanced-v1", count=10_000),
+    EvaluationProtocol(
+        name="imagenet256-fid5k-fast-v1", count=5_000, metrics=("fid", "inception_score")
+    ),
+    EvaluationProtocol(
+        name="imagenet512-50k-balanced-v1", count=50_000, image_size=512, reference="imagenet512"
+    ),
+)
+_PUBLISHED = (  # eval settings of a system are those of its presets in zoo.py
+    EvaluationProtocol(
+        name="var-imagenet256-50k-v1",
+        count=50_000,
+        source="FoundationVision/VAR@78b9539 README.md: 50 images per class",
+    ),
+    EvaluationProtocol(
+        name="var-imagenet512-50k-v1",
+        count=50_000,
+        image_size=512,
+        reference="imagenet512",
+        source="FoundationVision/VAR@78b9539 README.md: 50 images per class",
+    ),
+    EvaluationProtocol(
+        name="llamagen-imagenet256-50k-v1",
+        count=50_000,
+        labels="uniform",
+        source="FoundationVision/LlamaGen@ce98ec4 autoregressive/sample/sample_c2i_ddp.py: labels "
+        "drawn at random; 384 px images resized to 256 px",
+    ),
+    EvaluationProtocol(
+        name="rar-imagenet256-50k-v1",
+        count=50_000,
+        rounding="down",
+        source="bytedance/1d-tokenizer@942a96f sample_imagenet_rar.py: classes in turn; 255 x "
+        "truncated",
+    ),
+)
+_DIGITS = (
+    EvaluationProtocol(
+        name="digits-1k-balanced-v1",
+        count=1_000,
+        num_classes=10,
+        image_size=32,
+        reference="digits",
+        features="digits",
+        metrics=("fid", "inception_score", "precision", "recall", "accuracy"),
+    ),
+)
+PROTOCOLS: dict[str, EvaluationProtocol] = {
+    protocol.name: protocol for protocol in (*_IMAGENET, *_PUBLISHED, *_DIGITS)
+}
+
+
+def find_protocol(name: str) -> EvaluationProtocol:
+    """The protocol of that name, or the first whose name begins with it.
+
+    Raises:
+        KeyError: there is none, with the nearest known names.
+    """
+    for known, protocol in PROTOCOLS.items():
+        if known == name or known.startswith(f"{name}-"):
+            return protocol
+    raise KeyError(unknown_name("protocol", name, PROTOCOLS))
+
+
+def published_protocol(preset: str, image_size: int) -> EvaluationProtocol:
+    """The protocol by which the authors of a preset scored it.
+
+    Raises:
+        KeyError: none is known for that family and size.
+    """
+    family = next((f for f in ("digits", "llamagen", "rar", "var") if f in preset.split("-")), None)
+    side = 512 if image_size == 512 else 256
+    name = "digits-1k" if family == "digits" else f"{family}-imagenet{side}-50k"
+    if family is None or not any(known.startswith(f"{name}-") for known in PROTOCOLS):
+        raise KeyError(
+            f"no published protocol is known for {preset!r} at {image_size} px; give one of "
+            f"{', '.join(PROTOCOLS)}"
+        )
+    return find_protocol(name)
