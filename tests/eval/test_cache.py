@@ -1,4 +1,4 @@
-"""Features on disk: killed runs go on, several processes share, and the score is that of one run."""
+"""Features on disk: killed runs go on, processes share, and the score is that of one run."""
 
 import os
 import signal

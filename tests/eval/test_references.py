@@ -1,4 +1,4 @@
-"""Reference statistics: every published layout reads the same, every broken file gets a sentence."""
+"""Reference statistics: every published layout reads alike, broken files get a sentence."""
 
 import json
 

@@ -10,10 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny import make_tokenizer, sentence, stripes
 
+from arimage.pretrained import identity
 from arimage.tokenizers.registry import TOKENIZERS
 from arimage.training.small import small_tokenizer
 from arimage.training.tokenizer_trainer import encode_all
-from arimage.pretrained import identity
 from arimage.training.tokens import TOKENS, load_tokens, make_tokens, save_tokens
 
 

@@ -61,7 +61,8 @@ def extract(
     if plain is not None and how.cache is not None:
         raise ValueError(
             f"got a cache and the function {plain!r} as features: its name does not say what it "
-            "computes, so old features could pass for its own; give an extractor with a telling name"
+            "computes, so old features could pass for its own; give an extractor with a name that "
+            "does"
         )
     if source is None:
         batches = _of_iterable(images, extractors, labels, how.batch_size)

@@ -31,9 +31,9 @@ class Settings:
         ValueError: a setting out of range. KeyError: an unknown schedule or sampler.
     """
 
-    guidance_scale: float = 1.0
+    guidance_scale: float | int = 1.0
     guidance_schedule: str | Schedule = "constant"
-    temperature: float = 1.0
+    temperature: float | int = 1.0
     top_k: int | None = None
     top_p: float | None = None
     num_steps: int | None = None

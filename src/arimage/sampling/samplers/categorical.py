@@ -31,7 +31,7 @@ class Categorical(Sampler):
         ValueError: a setting out of range.
     """
 
-    temperature: float = 1.0
+    temperature: float | int = 1.0
     top_k: int | None = None
     top_p: float | None = None
     more_smooth: bool = False

@@ -1,0 +1,144 @@
+"""The commands that score, as a person types them."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from arimage.cli import app
+from arimage.eval.protocols import PROTOCOLS
+from arimage.evaluation import Job, run_in_processes
+from arimage.images import write_png
+
+
+def run(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), "u1")):
+        write_png(root / f"{i:03d}_class{i % 10}_seed{i}.png", pixels)
+    return root
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The name of a protocol of 60 digits."""
+    plan = dataclasses.replace(PROTOCOLS["digits-1k-balanced-v1"], name="tiny-v1", count=60)
+    monkeypatch.setitem(PROTOCOLS, "tiny-v1", plan)
+    return "tiny"
+
+
+def test_a_model_is_scored_as_it_generates_and_goes_on_from_its_cache(tmp_path, tiny):
+    words = (
+        "evaluate",
+        "digits-var",
+        "--protocol",
+        tiny,
+        "--batch-size",
+        16,
+        "--metrics",
+        "fid,accuracy",
+    )
+    output = run(*words, "--out", tmp_path / "r", "--uncertainty")
+    record = json.loads(output.strip().splitlines()[-1])
+    assert record["protocol"]["name"] == "tiny-v1"
+    assert record["protocol"]["deviations"] == ["count 60 instead of 1000"]
+    scores = {score["name"]: score["value"] for score in record["scores"]}
+    assert scores["accuracy"] > 0.9
+    for name in ("report.html", "report.md", "report.json", "features"):
+        assert (tmp_path / "r" / name).exists()
+    made = len(list((tmp_path / "r" / "features").glob("*/*/*.safetensors")))
+    again = json.loads(run(*words, "--out", tmp_path / "r").strip().splitlines()[-1])
+    assert made == len(list((tmp_path / "r" / "features").glob("*/*/*.safetensors"))) == 4
+    assert {score["name"]: score["value"] for score in again["scores"]} == scores
+
+
+def test_several_processes_score_as_one(folder, tmp_path):
+    job = Job(
+        images=str(folder),
+        metrics=("fid", "precision_recall"),
+        features="pixels",
+        reference=str(folder),
+        batch_size=5,
+    )
+    one = job.run()
+    shared = Job(**{**vars(job), "cache": str(tmp_path)})
+    two = run_in_processes(shared, 2)
+    assert {n: two[n].value for n in two} == {n: one[n].value for n in one}
+    with pytest.raises(ValueError, match="got 2 processes and the cache None"):
+        run_in_processes(job, 2)
+
+
+def test_a_process_that_fails_says_so(folder, tmp_path, capfd):
+    job = Job(
+        images=str(folder), metrics=("inception_score",), features="nope", cache=str(tmp_path)
+    )
+    with pytest.raises(ChildProcessError, match=r"process 1 of 2 ended with exit code 1 .* go on"):
+        run_in_processes(job, 2)
+    assert "unknown feature extractor 'nope'" in capfd.readouterr().err
+
+
+def test_reference_statistics_are_made_once_and_compared(folder, tmp_path):
+    stats = tmp_path / "stats.npz"
+    text = run("reference", folder, "--out", stats, "--features", "pixels", "--size", 8)
+    assert "24 images seen by pixels" in text
+    words = ("evaluate", folder, "--reference", stats, "--features", "pixels", "--size", 8)
+    words += ("--metrics", "fid,precision_recall")
+    for name in ("a", "b"):
+        output = run(*words, "--out", tmp_path / name)
+    record = json.loads(output.strip().splitlines()[-1])
+    assert [s["name"] for s in record["scores"]] == ["fid", "precision", "recall"]
+    assert record["scores"][0]["value"] == pytest.approx(0, abs=1e-6)
+    assert "fid: " in run("compare", tmp_path / "a", tmp_path / "b")
+    run(*words[:-4], "--metrics", "fid", "--out", tmp_path / "c")
+    with pytest.raises(ValueError, match="image size"):
+        run("compare", tmp_path / "a", tmp_path / "c")
+    assert "->" in run("compare", tmp_path / "a", tmp_path / "c", "--force")
+
+
+def test_a_sweep_of_a_model(tmp_path, tiny):
+    output = run(
+        "evaluate",
+        "digits-var",
+        "--sweep",
+        "guidance_scale=1,2",
+        "--metrics",
+        "fid,inception_score",
+        "--out",
+        tmp_path,
+        "--protocol",
+        tiny,
+    )
+    assert output.count("fid ") == 2
+    assert (tmp_path / "sweep.png").is_file()
+    values = [
+        p["scores"]["fid"] for p in json.loads((tmp_path / "sweep.json").read_text())["points"]
+    ]
+    assert values[0] != values[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--set", "top_k=9"), "which holds images; they are for models"),
+        (("--sweep", "top_k=1,2", "--out", "x"), "it is for models"),
+        (("--sweep", "top_k=1,2"), "got a sweep and no --out"),
+        (
+            ("--metrics", "fid", "--features", "pixels"),
+            "compares with a reference set and got none",
+        ),
+        (("--processes", "2", "--metrics", "fid"), "got 2 processes and the cache None"),
+        (("--protocol", "imagnet"), "unknown protocol 'imagnet'"),
+    ],
+)
+def test_mistakes(folder, words, message):
+    with pytest.raises((ValueError, KeyError), match=message):
+        run("evaluate", folder, *words)
