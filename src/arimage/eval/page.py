@@ -87,7 +87,7 @@ def _classes(report: Report) -> list[str]:
 def _pictures(gallery: Gallery) -> list[str]:
     count = len(gallery.samples)
     columns = min(count, 10 if count >= 10 else count)
-    parts = ["<h2>Samples</h2>", _image(grid(gallery.samples, columns), "the first samples")]
+    parts = ["<h2>Samples</h2>", _image(_sheet(gallery.samples, columns), "the first samples")]
     if gallery.nearest is not None and gallery.distances is not None:
         made = gallery.samples[: len(gallery.nearest)]
         real = _sized(gallery.nearest, made.shape[1:3])
@@ -96,7 +96,7 @@ def _pictures(gallery: Gallery) -> list[str]:
             "<h2>Nearest real images</h2>",
             "<p>Above: generated; below: the real image nearest to it by the features, "
             f"at distances {far}.</p>",
-            _image(grid(np.concatenate([made, real]), len(made)), "generated above, real below"),
+            _image(_sheet(np.concatenate([made, real]), len(made)), "generated above, real below"),
         ]
     if gallery.curve:
         parts += ["<h2>Precision and recall</h2>", curve(gallery.curve)]
@@ -135,6 +135,11 @@ def curve(points: Sequence[tuple[int, float, float]]) -> str:
     )
 
 
+def _sheet(pixels: np.ndarray, columns: int) -> np.ndarray:
+    """A grid of tiles that are large enough to see."""
+    return grid(pixels, columns, zoom=max(1, 80 // pixels.shape[1]), gap=4)
+
+
 def _sized(pixels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     if pixels.shape[1:3] == size:
         return pixels
@@ -144,24 +149,20 @@ def _sized(pixels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 def _image(pixels: np.ndarray, title: str) -> str:
     data = io.BytesIO()
-    zoom = max(1, 300 // pixels.shape[1]) if pixels.shape[1] < 300 else 1
-    Image.fromarray(pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)).save(data, format="PNG")
+    Image.fromarray(pixels).save(data, format="PNG")
     text = base64.b64encode(data.getvalue()).decode()
     return f'<img alt="{_text(title)}" src="data:image/png;base64,{text}">'
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     head = "".join(f"<th>{_text(h)}</th>" for h in headings)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td class="number">{_text(c)}</td>' if i else f"<td>{_text(c)}</td>"
-            for i, c in enumerate(row)
-        )
-        + "</tr>"
-        for row in rows
-    )
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _cell(value: str) -> str:
+    number = value.lstrip("±- ").replace(".", "").replace("e-", "").isdigit()
+    return f"<td{' class=number' * number}>{_text(value)}</td>"
 
 
 def _list(sentences: Iterable[str]) -> str:

@@ -186,8 +186,15 @@ class Report(Mapping[str, Score]):
             for role, record in protocol.references.items()
         ]
         for title, entries in (("setting", protocol.settings), ("version", protocol.versions)):
-            lines += [f"{title} {key}: {value}" for key, value in entries.items()]
+            lines += [f"{title} {key}: {_said(value)}" for key, value in entries.items()]
         return lines
+
+
+def _said(value: Any) -> str:
+    """Nested settings without braces and quotes."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_said(part)}" for key, part in value.items())
+    return str(value)
 
 
 def _cell(text: str) -> str:
