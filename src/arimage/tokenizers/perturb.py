@@ -2,7 +2,7 @@
 
 RobustTok (Qiu et al. 2025, arXiv 2503.08354) does this to a share of the images a tokenizer is
 trained on, and calls the FID of what it decodes from perturbed images pFID
-(``arimage.eval.pairs.evaluate_perturbed``). Behaviour: lxa9867/ImageFolder@bae3079
+(``arimage.eval.perturbed.evaluate_perturbed``). Behaviour: lxa9867/ImageFolder@bae3079
 tokenizer/tokenizer_image/latent_perturbation.py, which perturbs the first images of a batch; here
 each image is drawn on its own, so that nothing depends on batches.
 """
