@@ -1,11 +1,17 @@
 """Perturbed latents: none is plain encoding, all of it lands among the nearest codes."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from tiny import TOKENIZER_CASES, make_images, make_tokenizer
 
+from arimage.demo.digits import load_digits
+from arimage.eval.pairs import evaluate_reconstructions
+from arimage.eval.perturbed import evaluate_perturbed
+from arimage.generator import ImageGenerator
 from arimage.images import from_pixels, to_pixels
 from arimage.tokenizers.perturb import Perturbation, perturb, perturbed_reconstruct
 from arimage.tokenizers.registry import QUANTIZERS
@@ -187,3 +193,19 @@ def test_errors_are_sentences(tokenizers):
         perturb(tokenizer, latents, Perturbation(alpha=1.0, delta=33), [0, 1])
     with pytest.raises(ValueError, match="this tokenizer takes 16 x 16"):
         perturbed_reconstruct(tokenizer, 0.5, 2)(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize("preset", ["digits-var", "digits-llamagen"])
+def test_pfid_of_a_trained_tokenizer(preset):
+    digits = load_digits()[1].pixels[:120]
+    tokenizer = ImageGenerator.from_pretrained(preset).tokenizer
+    perturbed = partial(perturbed_reconstruct, tokenizer)
+    grid = [(0.0, 8), (0.3, 8), (0.9, 8), (0.9, 64)]
+    score = evaluate_perturbed(digits, perturbed, grid=grid, features="digits")["pfid"]
+    values = list(score.details.values())
+    assert values == sorted(values)  # more perturbation is worse
+    assert values[3] > 2 * values[0]
+    plain = evaluate_reconstructions(digits, perturbed(0.0, 1), metrics=["rfid"], features="digits")
+    assert values[0] == pytest.approx(plain["rfid"].value)
+    small = evaluate_perturbed(digits, perturbed, grid=grid[2:3], features="digits", batch_size=7)
+    assert small["pfid"].value == pytest.approx(values[2], rel=1e-3)

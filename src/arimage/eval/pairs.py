@@ -41,18 +41,18 @@ class PairMetric(ABC):
     It keeps the values, eight bytes a pair, and adds them exactly: the score depends neither on
     batches nor on the order of pairs, nor on what was merged with what.
 
-    Args:
-        uncertain: whether the score carries the standard error of the mean: how much it would
-            change with other images of the same kind.
-
-    Class attributes: ``name`` as in the registry, ``higher_is_better`` the direction of the value.
+    Attributes:
+        name: as in the registry and in the report.
+        higher_is_better: the direction of the value.
+        uncertain: set it when the score shall carry the standard error of the mean: what another
+            draw of the images would change.
     """
 
     name: ClassVar[str]
     higher_is_better: ClassVar[bool]
 
-    def __init__(self, *, uncertain: bool = False) -> None:
-        self.uncertain = uncertain
+    def __init__(self) -> None:
+        self.uncertain = False
         self._pieces: list[np.ndarray] = []
 
     @abstractmethod
@@ -162,7 +162,7 @@ def evaluate_reconstructions(
         features: what the ``r`` metrics see, as ``evaluate`` takes it.
         batch_size: images per call of ``reconstruct``.
         labels: the integer class of each image, for metrics that ask for it.
-        uncertainty: standard errors of the pair metrics that are given by name.
+        uncertainty: standard errors of the metrics that are given by name.
         codes: a counter that ``reconstruct`` shows its token ids; adds ``codebook_share`` and
             ``codebook_perplexity`` to the report.
         settings: remembered in the report (the tokenizer's name, say); JSON values.
@@ -255,6 +255,12 @@ class _View:
 def _views(metrics: list[Metric], features: Any) -> list[_View]:
     """The metrics by their extractor; the caller's is made only where a metric uses it."""
     views: list[_View] = []
+    training = next((metric for metric in metrics if metric.against == "training"), None)
+    if training is not None:
+        raise ValueError(
+            f"{training.name!r} compares with a training set, and reconstructions are compared "
+            "with their originals; use evaluate"
+        )
     for source in dict.fromkeys(metric.features for metric in metrics):
         served = [metric for metric in metrics if metric.features == source]
         keeps = any(metric.against and metric.needs == "images" for metric in served)
@@ -283,16 +289,10 @@ def _metric(given: Any, uncertainty: bool) -> PairMetric | Metric:
                 f"the given {given.name!r} has already seen {given.count} images; pass a new one"
             )
         return given
-    if given in PAIR_METRICS:
-        return PAIR_METRICS[given](uncertain=uncertainty)
     if given not in _known():
         raise KeyError(unknown_name("metric of reconstructions", given, _known()))
-    metric = METRICS[given[1:]]()
-    if metric.against == "training":
-        raise ValueError(
-            f"{metric.name!r} compares with a training set, and reconstructions are compared with "
-            "their originals; use evaluate"
-        )
+    metric = PAIR_METRICS[given]() if given in PAIR_METRICS else METRICS[given[1:]]()
+    metric.uncertain = uncertainty
     return metric
 
 

@@ -24,7 +24,6 @@ class LPIPS(PairMetric):
     Args:
         network: from ``load_lpips``, perhaps moved to an accelerator; by default the published one
             on the CPU, about half a second a pair of 256 pixels on two cores.
-        uncertain: as every metric of pairs.
 
     Raises:
         FileNotFoundError: no network given and the published weights are nowhere; says where to
@@ -34,10 +33,8 @@ class LPIPS(PairMetric):
     name = "lpips"
     higher_is_better = False
 
-    def __init__(
-        self, network: PerceptualDistance | None = None, *, uncertain: bool = False
-    ) -> None:
-        super().__init__(uncertain=uncertain)
+    def __init__(self, network: PerceptualDistance | None = None) -> None:
+        super().__init__()
         self.network = (load_lpips() if network is None else network).eval()
         self._features = f"vgg16@{self.network.digest()[:8]}"
 
