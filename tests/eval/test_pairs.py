@@ -208,6 +208,8 @@ def test_codes_are_counted_on_the_way(images):
     assert report["codebook_share"].value == 0.5
     use = codebook_use(images // 32, 16)
     assert report["codebook_perplexity"].value == pytest.approx(use.perplexity)
+    with pytest.raises(ValueError, match="the given code counter has already seen ids"):
+        evaluate_reconstructions(images, reconstruct, metrics=["psnr"], codes=counter)
     other = CodeCounter(16)
     other.add([15])
     counter.merge(other)
@@ -249,6 +251,11 @@ def test_pfid_is_the_mean_over_the_grid(images):
     [
         ({"metrics": []}, ValueError, "got no metric; choose from psnr, ssim, lpips, rfid"),
         ({"metrics": ["psnr", "psnr"]}, ValueError, "got the metric 'psnr' more than once"),
+        (
+            {"metrics": [FrechetDistance(), "rfid"], "features": "pixels"},
+            ValueError,
+            "got the metric 'rfid' more than once",
+        ),
         ({"metrics": ["fid"]}, KeyError, "unknown metric of reconstructions 'fid'.*'rfid'"),
         (
             {"metrics": ["rcopies"], "features": "pixels"},

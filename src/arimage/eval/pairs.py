@@ -172,7 +172,9 @@ def evaluate_reconstructions(
         FileNotFoundError: weights of a network that are nowhere.
         TypeError, ValueError: images, labels or reconstructions that do not fit, in one sentence.
     """
-    chosen = [_metric(given, uncertainty) for given in _listed(metrics)]
+    chosen = _metric_objects(metrics, uncertainty)
+    if codes is not None and codes.counts.any():
+        raise ValueError("the given code counter has already seen ids; pass a new one")
     views = _views([metric for metric in chosen if isinstance(metric, Metric)], features)
     pairs = [metric for metric in chosen if isinstance(metric, PairMetric)]
     digest, count = hashlib.sha256(), 0
@@ -269,21 +271,22 @@ def _views(metrics: list[Metric], features: Any) -> list[_View]:
     return views
 
 
-def _listed(metrics: Sequence[Any]) -> list[Any]:
-    """At least one metric, none of them twice."""
+def _metric_objects(metrics: Sequence[Any], uncertainty: bool) -> list[PairMetric | Metric]:
+    """At least one fresh metric, each score once."""
     given = [metrics] if isinstance(metrics, str) else list(metrics)
     if not given:
         raise ValueError(f"got no metric; choose from {', '.join(_known())}")
-    names = [metric if isinstance(metric, str) else metric.name for metric in given]
+    found = [_metric(metric, uncertainty) for metric in given]
+    names = [f"r{metric.name}" if isinstance(metric, Metric) else metric.name for metric in found]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"got the metric {twice!r} more than once; name it once")
-    return given
+    return found
 
 
 def _metric(given: Any, uncertainty: bool) -> PairMetric | Metric:
     """A fresh metric for a name, or the given one when it is fresh."""
-    if not isinstance(given, str):
+    if isinstance(given, PairMetric | Metric):
         if given.count:
             raise ValueError(
                 f"the given {given.name!r} has already seen {given.count} images; pass a new one"
