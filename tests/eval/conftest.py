@@ -40,15 +40,16 @@ def batch_of():
 
 @pytest.fixture(scope="session")
 def reference_of():
-    """Features as a Reference of the extractor "toy"."""
+    """Features as a Reference of the extractor "toy", labelled 0 to 9 in turn."""
 
     def build(features, *, extractor="toy", images=True):
-        kept = FeatureBatch(extractor=extractor, features=features) if images else None
+        labels = np.arange(len(features)) % 10
+        kept = FeatureBatch(extractor=extractor, features=features, labels=labels)
         return Reference(
             name="real",
             extractor=extractor,
             moments=Moments.of(features),
-            images=kept,
+            images=kept if images else None,
             sha256="0" * 64,
         )
 

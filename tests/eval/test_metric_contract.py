@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from arimage.eval.base import Metric
+from arimage.eval.base import Metric, Reference
 from arimage.eval.registry import FEATURES, METRICS
 from arimage.eval.runner import evaluate
 
@@ -168,13 +168,15 @@ def test_merging_another_metric_is_an_error():
 
 @every_metric
 def test_every_metric_runs_from_pixels(name, noise_pixels, untrained):
+    labels = np.arange(60) % 10
+    real = Reference.from_pixels("real", noise_pixels[::-1].copy(), untrained, labels)
     report = evaluate(
         noise_pixels,
         metrics=[name],
         features=untrained,
-        reference=noise_pixels[::-1].copy(),
+        reference=real if name == "classification_accuracy" else noise_pixels[::-1].copy(),
         training=noise_pixels[:30],
-        labels=np.arange(60) % 10,
+        labels=labels,
         batch_size=17,
     )
     assert report[name].count == 60

@@ -8,6 +8,7 @@ from arimage.registry import Registry
 
 if TYPE_CHECKING:
     from arimage.eval.base import FeatureExtractor, Metric
+    from arimage.eval.pairs import PairMetric
 
 METRICS: Registry[type[Metric]] = Registry(
     "metric",
@@ -17,6 +18,9 @@ METRICS: Registry[type[Metric]] = Registry(
         "precision": "arimage.eval.metrics.precision_recall:Precision",
         "recall": "arimage.eval.metrics.precision_recall:Recall",
         "accuracy": "arimage.eval.metrics.accuracy:Accuracy",
+        "classification_accuracy": (
+            "arimage.eval.metrics.classification_accuracy:ClassificationAccuracy"
+        ),
         "copies": "arimage.eval.metrics.copies:Copies",
     },
 )
@@ -31,5 +35,14 @@ FEATURES: Registry[type[FeatureExtractor]] = Registry(
     {
         "digits": "arimage.eval.features.classifier:DigitFeatures",
         "pixels": "arimage.eval.features.pixels:PixelFeatures",
+    },
+)
+
+PAIR_METRICS: Registry[type[PairMetric]] = Registry(
+    "metric of pairs",
+    {
+        "psnr": "arimage.eval.metrics.reconstruction:PSNR",
+        "ssim": "arimage.eval.metrics.reconstruction:SSIM",
+        "lpips": "arimage.eval.metrics.lpips:LPIPS",
     },
 )

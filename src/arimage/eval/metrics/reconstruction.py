@@ -1,24 +1,31 @@
-"""How well a tokenizer gives an image back: PSNR and SSIM per pair, use of the codebook.
+"""How well a tokenizer gives an image back, pixel by pixel: PSNR and SSIM.
 
-Both compare uint8 pixels (data range 255) pair by pair, so the mean over images does not depend on
-batches, and order matters only in that pairs must match. A set against itself has PSNR inf
-(no error to measure) and SSIM 1.
+Both compare uint8 pixels (data range 255, the same as 1 for images in [0, 1]) pair by pair; a score
+is the mean over images. A set against itself has PSNR inf (no error to measure) and SSIM 1.
 
 PSNR = 10 log10(255^2 / MSE), the MSE over all pixels and channels of one image.
 SSIM: Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity",
 eq. 13, with K1 = 0.01, K2 = 0.03 and an 11 x 11 Gaussian window of sigma 1.5, over windows that
 fit inside the image, averaged over the three channels (the paper's images are grey).
+
+LlamaGen's published SSIM is another number: FoundationVision/LlamaGen@5a50452
+tokenizer/tokenizer_image/reconstruction_vq_ddp.py says data_range=2 for images in [0, 1], which
+makes the constants of eq. 13 four times ours and the value higher, over uniform 7 x 7 windows; its
+PSNR is ours.
 """
 
-from dataclasses import dataclass
-from typing import Any
+import math
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from arimage.eval.codebook import CodebookUse, codebook_use
+from arimage.eval.pairs import PairMetric, check_pair
 from arimage.shapes import Float
+
+__all__ = ["PSNR", "SSIM", "CodebookUse", "codebook_use", "psnr", "ssim"]
 
 DATA_RANGE = 255.0
 WINDOW, SIGMA = 11, 1.5
@@ -31,7 +38,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, " b"]:
     Raises:
         ValueError: arrays that are not uint8 pixels of one shape.
     """
-    _check_pair(a, b)
+    check_pair(a, b)
     error = np.square(a.astype(np.float64) - b).mean(axis=(1, 2, 3))
     ratio = np.full(len(a), np.inf)
     np.divide(DATA_RANGE**2, error, out=ratio, where=error > 0)
@@ -44,7 +51,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, " b"]:
     Raises:
         ValueError: arrays that are not uint8 pixels of one shape, images below 11 x 11.
     """
-    _check_pair(a, b)
+    check_pair(a, b)
     if min(a.shape[1:3]) < WINDOW:
         raise ValueError(
             f"got images of {a.shape[1]} x {a.shape[2]} pixels; SSIM's window needs at least "
@@ -76,40 +83,32 @@ def _channels(image: np.ndarray) -> Float[Tensor, "3 h w"]:
     return torch.from_numpy(image.astype(np.float64)).permute(2, 0, 1)
 
 
-def _check_pair(a: np.ndarray, b: np.ndarray) -> None:
-    for array in (a, b):
-        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
-            raise ValueError(
-                f"got {array.dtype} of shape {array.shape}; expected uint8 pixels (b, h, w, 3)"
-            )
-    if a.shape != b.shape:
-        raise ValueError(f"got pairs of shapes {a.shape} and {b.shape}; expected equal shapes")
+class PSNR(PairMetric):
+    """``psnr``: mean over images of each one's decibels, inf as soon as one is given back exactly;
+    details say how many are, and the mean of the others."""
+
+    name = "psnr"
+    higher_is_better = True
+
+    def values(self, originals: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
+        """As ``psnr``."""
+        return psnr(originals, reconstructions)
+
+    def details(self, values: Float[np.ndarray, " n"]) -> dict[str, float]:
+        """``identical`` pairs, where there are some, and ``mean_of_others``."""
+        others = values[np.isfinite(values)]
+        if len(others) == len(values):
+            return {}
+        found = {"identical": float(len(values) - len(others))}
+        return found | ({"mean_of_others": math.fsum(others) / len(others)} if len(others) else {})
 
 
-@dataclass(frozen=True)
-class CodebookUse:
-    """``share`` of the codes that occur at all, in [0, 1]; ``perplexity``, exp of the entropy of
-    their frequencies (nats): vocab_size when all are equally frequent, 1 when one is used."""
+class SSIM(PairMetric):
+    """``ssim``: mean over images."""
 
-    share: float
-    perplexity: float
+    name = "ssim"
+    higher_is_better = True
 
-
-def codebook_use(ids: Any, vocab_size: int) -> CodebookUse:
-    """How much of a codebook a set of token ids uses; ids of any shape (array or CPU tensor).
-
-    Raises:
-        ValueError: no ids, ids that are not integers in [0, vocab_size).
-    """
-    flat = np.asarray(ids).ravel()
-    if not flat.size or flat.dtype.kind not in "iu":
-        raise ValueError(f"got {flat.size} ids of type {flat.dtype}; expected integers, at least 1")
-    if flat.min() < 0 or flat.max() >= vocab_size:
-        raise ValueError(
-            f"got ids from {flat.min()} to {flat.max()}; vocab_size {vocab_size} allows 0 to "
-            f"{vocab_size - 1}"
-        )
-    counts = np.bincount(flat, minlength=vocab_size)
-    used = counts[counts > 0] / flat.size
-    entropy = -(used * np.log(used)).sum()
-    return CodebookUse(share=len(used) / vocab_size, perplexity=float(np.exp(entropy)))
+    def values(self, originals: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
+        """As ``ssim``."""
+        return ssim(originals, reconstructions)
