@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from arimage.cli import app
+from arimage.demo.digits import load_digits
 from arimage.eval.protocols import PROTOCOLS
 from arimage.evaluation import Job, run_in_processes
 from arimage.images import write_png
@@ -142,3 +143,22 @@ def test_a_sweep_of_a_model(tmp_path, tiny):
 def test_mistakes(folder, words, message):
     with pytest.raises((ValueError, KeyError), match=message):
         run("evaluate", folder, *words)
+
+
+def test_a_tokenizer_is_scored_with_pfid(tmp_path):
+    for i, pixels in enumerate(load_digits()[1].pixels[:40]):
+        write_png(tmp_path / "d" / f"{i:02d}.png", np.pad(pixels, ((3, 3), (0, 9), (0, 0))))
+    words = ("evaluate-tokenizer", tmp_path / "d", "--model", "digits-var", "--features", "digits")
+    words += ("--perturb", "0.5:8", "--perturb", "0.9:64", "--uncertainty")
+    output = run(*words, "--out", tmp_path / "r", "--batch-size", 16)
+    record = json.loads(output.strip().splitlines()[-1])
+    scores = {score["name"]: score for score in record["scores"]}
+    names = ["rfid", "psnr", "ssim", "codebook_share", "codebook_perplexity", "pfid"]
+    assert list(scores) == names
+    assert scores["psnr"]["value"] > 20
+    assert scores["psnr"]["standard_error"] > 0
+    assert scores["pfid"]["value"] > 2 * scores["rfid"]["value"]
+    assert set(scores["pfid"]["details"]) == {"alpha_0.5_delta_8", "alpha_0.9_delta_64"}
+    assert (tmp_path / "r" / "report.html").is_file()
+    with pytest.raises(ValueError, match="write alpha:delta"):
+        run(*words[:4], "--perturb", "0.5")

@@ -32,6 +32,12 @@ def test_every_level_comes_back():
     assert np.array_equal(to_pixels(images.double()), pixels)
 
 
+def test_reversed_and_sliced_pixels_are_read_too():
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
+    for view in (pixels[::-1], pixels[::-1][0:1], pixels[:, ::-1, 1:4], pixels[:0]):
+        assert np.array_equal(to_pixels(from_pixels(view)), view)
+
+
 def test_truncation_would_not_bring_every_level_back():
     pixels = every_level()
     truncated = from_pixels(pixels).add(1).mul(127.5).to(torch.uint8)

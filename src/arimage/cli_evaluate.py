@@ -128,6 +128,61 @@ def reference(
     typer.echo(f"{made.count} images seen by {made.extractor}: {out}")
 
 
+@app.command("evaluate-tokenizer")
+def evaluate_tokenizer(
+    data: Annotated[str, typer.Argument(help="A folder, archive or data set of images.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Preset, folder or hub id.")],
+    variant: Annotated[Text, typer.Option(help="Of a repository of models.")] = None,
+    metrics: Annotated[str, typer.Option(help="rfid, psnr, ssim, lpips, r...")] = "rfid,psnr,ssim",
+    perturb: Annotated[
+        list[str] | None, typer.Option(help="ALPHA:DELTA, for pFID; again for each point.")
+    ] = None,
+    features: Annotated[str, typer.Option(help="inception, dinov2, ...")] = "inception",
+    split: Annotated[Text, typer.Option(help="Of a data set.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at once.", min=1)] = 64,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    uncertainty: Annotated[bool, typer.Option(help="Also standard errors.")] = False,
+    strict: Annotated[bool, typer.Option(help="Stop at a broken image.")] = False,
+) -> None:
+    """Score a tokenizer's reconstructions of images, which are cut to its size."""
+    from rich.console import Console
+
+    from arimage.eval.sources import ReadOptions
+    from arimage.evaluation import TokenizerJob
+
+    job = TokenizerJob(
+        data=data,
+        model=model,
+        variant=variant,
+        metrics=tuple(parse_names(metrics)),
+        grid=tuple(parse_point(text) for text in perturb or []),
+        features=features,
+        read=ReadOptions(split=split, strict=strict),
+        batch_size=batch_size,
+        device=device,
+        uncertainty=uncertainty,
+    )
+    report = job.run()
+    Console().print(report.table())
+    if out is not None:
+        report.save(out)
+    print(json.dumps(report.to_json()))
+
+
+def parse_point(text: str) -> tuple[float, int]:
+    """ "0.5:100" to alpha and delta.
+
+    Raises:
+        ValueError: anything else.
+    """
+    alpha, _, delta = text.partition(":")
+    try:
+        return float(alpha), int(delta)
+    except ValueError as error:
+        raise ValueError(f"got {text!r}; write alpha:delta, for example 0.5:100") from error
+
+
 @app.command()
 def compare(
     a: Annotated[Path, typer.Argument(help="report.json, or its folder.")],

@@ -36,7 +36,7 @@ ROOMS = {  # what each part may import besides itself and the leaves
     "parts": {"tokenizers", "ar"},
     "generator": {"tokenizers", "ar", "sampling", "convert", "parts", "generated"},
     "generated": {"eval.protocols", "eval.sources", "generator", "sampling"},
-    "evaluation": {"convert", "eval", "generator"},
+    "evaluation": {"convert", "eval", "generator", "tokenizers"},
     "auto": {"tokenizers", "ar"},
     "training": {"tokenizers", "ar", "sampling", "eval", "generator"},
     "demo": {"tokenizers", "ar", "sampling", "eval", "generator", "auto", "training"},

@@ -41,6 +41,21 @@ def as_source(images: Images) -> ImageSource | None:
     return None
 
 
+def read_batches(
+    images: Images, labels: Any, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Pixels and labels batch by batch, from any form of images; what is broken is left out."""
+    source = as_source(images)
+    if source is None:
+        yield from labelled_batches(images, labels, batch_size)
+        return
+    known = read_labels(source.labels if labels is None else labels, len(source))
+    for start in range(0, len(source), batch_size):
+        chunk = source.read(start, start + batch_size)
+        if len(chunk.pixels):
+            yield chunk.pixels, None if known is None else known[chunk.kept]
+
+
 def extract(
     images: Images, extractors: Sequence[FeatureExtractor], labels: Any, how: Pass
 ) -> Iterator[dict[str, Seen]]:

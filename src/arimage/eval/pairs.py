@@ -24,10 +24,10 @@ from arimage.eval.base import (
     feature_extractor,
 )
 from arimage.eval.codebook import CodeCounter
+from arimage.eval.extraction import Images, read_batches
 from arimage.eval.moments import Moments, extend
 from arimage.eval.registry import METRICS, PAIR_METRICS
 from arimage.eval.report import Protocol, Report
-from arimage.eval.stream import Images, labelled_batches
 from arimage.registry import unknown_name
 from arimage.shapes import Float, Int, UInt8
 
@@ -178,7 +178,7 @@ def evaluate_reconstructions(
     views = _views([metric for metric in chosen if isinstance(metric, Metric)], features)
     pairs = [metric for metric in chosen if isinstance(metric, PairMetric)]
     digest, count = hashlib.sha256(), 0
-    for pixels, known in labelled_batches(images, labels, batch_size):
+    for pixels, known in read_batches(images, labels, batch_size):
         decoded = decoded_batch(reconstruct, pixels)
         for pair in pairs:
             pair.update(pixels, decoded)
@@ -217,7 +217,7 @@ class Originals:
 
     def reference(self, sha256: str) -> Reference:
         """What reconstructions are compared with."""
-        assert self._moments is not None  # labelled_batches raises on an empty stream
+        assert self._moments is not None  # read_batches raises on an empty stream
         return Reference(
             name=ORIGINALS,
             extractor=self.extractor.name,

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from arimage.eval.base import feature_extractor
+from arimage.eval.extraction import Images, read_batches
 from arimage.eval.metrics.fid import FrechetDistance
 from arimage.eval.pairs import Originals, Reconstruct, decoded_batch, protocol_of, seen_by
 from arimage.eval.report import Report
-from arimage.eval.stream import Images, labelled_batches
 
 
 def evaluate_perturbed(
@@ -48,7 +48,7 @@ def evaluate_perturbed(
     originals = Originals(feature_extractor(features))
     distances = [FrechetDistance() for _ in grid]
     digest = hashlib.sha256()
-    for pixels, _ in labelled_batches(images, None, batch_size):
+    for pixels, _ in read_batches(images, None, batch_size):
         originals.update(pixels, None)
         for function, distance in zip(functions, distances, strict=True):
             distance.update(seen_by(originals.extractor, decoded_batch(function, pixels), None))
