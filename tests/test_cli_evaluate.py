@@ -155,7 +155,7 @@ def test_a_tokenizer_is_scored_with_pfid(tmp_path):
     scores = {score["name"]: score for score in record["scores"]}
     names = ["rfid", "psnr", "ssim", "codebook_share", "codebook_perplexity", "pfid"]
     assert list(scores) == names
-    assert scores["psnr"]["value"] > 20
+    assert scores["psnr"]["value"] > 15
     assert scores["psnr"]["standard_error"] > 0
     assert scores["pfid"]["value"] > 2 * scores["rfid"]["value"]
     assert set(scores["pfid"]["details"]) == {"alpha_0.5_delta_8", "alpha_0.9_delta_64"}
