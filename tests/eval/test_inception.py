@@ -269,18 +269,40 @@ def test_the_published_file_is_known(weight_file, tmp_path, monkeypatch):
         InceptionFeatures(weight_file, front_end="tf2")
 
 
-def test_exact_float32_restores_what_it_changed():
-    places = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = places[0].benchmark, places[0].allow_tf32, places[1].allow_tf32
+@pytest.fixture
+def rounding():
+    """A process that allows every shortcut; as it was before, afterwards."""
+    matmul = torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
+    yield
+    matmul.fp32_precision = before
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9")
+def test_exact_float32_switches_off_and_restores(rounding):
+    places = (
+        *(torch.backends.cuda.matmul, torch.backends.cudnn.conv),
+        *(torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv),
+    )
+    before = [place.fp32_precision for place in places]
+    assert before[2] == "bf16"
     matrix = torch.randn(64, 64)
     with torch.autocast("cpu", torch.bfloat16):
         assert (matrix @ matrix).dtype == torch.bfloat16
         with exact_float32(torch.device("cpu")):
             assert (matrix @ matrix).dtype == torch.float32
-            assert not torch.backends.cudnn.benchmark
+            assert [place.fp32_precision for place in places] == ["ieee"] * 4
             assert torch.backends.cudnn.deterministic
-            assert not torch.backends.cudnn.allow_tf32
-            assert not torch.backends.cuda.matmul.allow_tf32
+            assert not torch.backends.cudnn.benchmark
             assert torch.is_inference_mode_enabled()
-    assert before == (places[0].benchmark, places[0].allow_tf32, places[1].allow_tf32)
+    assert [place.fp32_precision for place in places] == before
     assert not torch.backends.cudnn.deterministic
+
+
+def test_exact_float32_leaves_the_older_switches_usable():
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    with exact_float32(torch.device("cpu")):
+        pass
+    assert before == (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    torch.set_float32_matmul_precision(torch.get_float32_matmul_precision())

@@ -14,8 +14,8 @@ def _switches() -> list[tuple[Any, str, Any]]:
     if not hasattr(backends, "fp32_precision"):  # torch before 2.9
         places = (backends.cuda.matmul, backends.cudnn)
         return [*fixed, *((place, "allow_tf32", False) for place in places)]
-    places = (  # rnn because torch's older switch asks for one answer of both
-        *(backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn),
+    places = (
+        *(backends.cuda.matmul, backends.cudnn.conv),
         *(backends.mkldnn.matmul, backends.mkldnn.conv),
     )
     return [*fixed, *((place, "fp32_precision", "ieee") for place in places)]
