@@ -159,7 +159,7 @@ def test_image_mistakes(given, error, message):
         ({"metrics": ["fid", "fid"]}, ValueError, "'fid' more than once"),
         ({"reference": None}, ValueError, "'fid' compares with a reference set and got none"),
         ({"metrics": ["copies"]}, ValueError, "'copies' compares with a training set and got none"),
-        ({"features": "inception"}, KeyError, "unknown feature extractor 'inception'"),
+        ({"features": "incept"}, KeyError, "unknown feature extractor 'incept'"),
         ({"metrics": ["inception_score"]}, ValueError, "needs class probabilities and 'pixels'"),
         ({"metrics": ["accuracy"]}, ValueError, "pass labels="),
         ({"labels": [1] * 49}, ValueError, "got 49 labels for at least 50 images"),

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from arimage.eval.base import Reference
-from arimage.eval.features.vision import ClipFeatures, Dinov2Features, hub_positions
+from arimage.eval.features.vision import CLIPFeatures, DINOv2Features, hub_positions
 from arimage.eval.runner import evaluate
 
 SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "patch_size": 14}
@@ -130,12 +130,12 @@ def test_dinov2_is_the_class_token_of_a_plain_forward(rule, dinov2, pixels):
     patches = functional.interpolate(patches, mode="bicubic", **how).flatten(2).mT
     with torch.inference_mode():
         expected = dinov2_written_out(state, images, torch.cat([table[:, :1], patches], 1))
-    found = Dinov2Features(folder, positions=rule)(pixels, np.arange(3))
+    found = DINOv2Features(folder, positions=rule)(pixels, np.arange(3))
     assert found.features.shape == (3, 24)
     assert found.features.dtype == np.float32
     assert found.labels.tolist() == [0, 1, 2]
     np.testing.assert_allclose(found.features, expected, rtol=0, atol=2e-5)
-    other = Dinov2Features(folder, positions={"hub": "hf", "hf": "hub"}[rule])
+    other = DINOv2Features(folder, positions={"hub": "hf", "hf": "hub"}[rule])
     assert np.abs(other(pixels).features - found.features).max() > 1e-2
     assert other.name != found.extractor
     assert found.extractor.endswith(f"/bicubic-aa-224/positions-{rule}")
@@ -184,7 +184,7 @@ def test_clip_is_the_embedding_of_a_plain_forward(clip):
     )
     with torch.inference_mode():
         expected = clip_written_out(load_file(folder / "model.safetensors"), images)
-    found = ClipFeatures(folder)(wide)
+    found = CLIPFeatures(folder)(wide)
     np.testing.assert_allclose(found.features, expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(found.features, axis=1), 1, atol=1e-6)
     assert found.extractor.endswith("/center-pil-bicubic-42/l2")
@@ -192,7 +192,7 @@ def test_clip_is_the_embedding_of_a_plain_forward(clip):
 
 @pytest.fixture(scope="module")
 def extractors(dinov2, clip):
-    return Dinov2Features(dinov2[1]), ClipFeatures(clip[1])
+    return DINOv2Features(dinov2[1]), CLIPFeatures(clip[1])
 
 
 def test_batches_change_nothing_and_any_size_serves(extractors, monkeypatch):
@@ -222,9 +222,9 @@ def test_the_name_follows_the_weights(clip, tmp_path):
         for t in load_file(folder / "model.safetensors").values()
     )
     expected = hashlib.sha256(b"".join(digests)).hexdigest()
-    assert ClipFeatures(folder).name.startswith(f"clip@{expected[:8]}/")
+    assert CLIPFeatures(folder).name.startswith(f"clip@{expected[:8]}/")
     CLIPVisionModelWithProjection(model.config).save_pretrained(tmp_path)
-    assert ClipFeatures(tmp_path).name != ClipFeatures(folder).name
+    assert CLIPFeatures(tmp_path).name != CLIPFeatures(folder).name
 
 
 def test_a_whole_clip_gives_its_vision_half(clip, tmp_path):
@@ -235,10 +235,10 @@ def test_a_whole_clip_gives_its_vision_half(clip, tmp_path):
     whole = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=10))
     whole.load_state_dict(model.state_dict(), strict=False)
     whole.save_pretrained(tmp_path)
-    assert ClipFeatures(tmp_path).name == ClipFeatures(folder).name
+    assert CLIPFeatures(tmp_path).name == CLIPFeatures(folder).name
 
 
-@pytest.mark.parametrize("extractor", [Dinov2Features, ClipFeatures])
+@pytest.mark.parametrize("extractor", [DINOv2Features, CLIPFeatures])
 def test_missing_models_get_one_sentence(extractor, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError) as error:
         extractor("nobody/nothing")
@@ -252,6 +252,6 @@ def test_missing_models_get_one_sentence(extractor, tmp_path, monkeypatch):
 
 def test_another_model_is_refused(dinov2, clip):
     with pytest.raises(ValueError, match="is not a whole CLIPVisionModelWithProjection"):
-        ClipFeatures(dinov2[1])
+        CLIPFeatures(dinov2[1])
     with pytest.raises(ValueError, match=r"unknown rule for positions 'timm'\. Known: hf, hub"):
-        Dinov2Features(dinov2[1], positions="timm")
+        DINOv2Features(dinov2[1], positions="timm")

@@ -33,7 +33,7 @@ from arimage.registry import unknown_name
 from arimage.shapes import Float, Int, UInt8
 
 SIDE = 299
-CPU_BATCH = 4  # maps of four images stay in the caches: faster than 16, and less memory
+CPU_BATCH = 4  # images per thread: as fast as more of them, in less memory
 
 WEIGHTS = PublishedWeights(
     name="the FID Inception network",
@@ -93,7 +93,8 @@ class InceptionFeatures:
 
         Probabilities are the softmax of the logits without bias, in float64 before it is rounded.
         """
-        step = CPU_BATCH if self.device.type == "cpu" else max(len(pixels), 1)
+        on_cpu = self.device.type == "cpu"
+        step = CPU_BATCH * torch.get_num_threads() if on_cpu else len(pixels)
         with exact_float32(self.device):
             taps = [
                 self.network(self._prepare(torch.from_numpy(np.array(part)).to(self.device)))

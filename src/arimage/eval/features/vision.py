@@ -78,7 +78,7 @@ class VisionFeatures(ABC):
         return FeatureBatch(extractor=self.name, features=torch.cat(rows).numpy(), labels=labels)
 
 
-class Dinov2Features(VisionFeatures):
+class DINOv2Features(VisionFeatures):
     """``dinov2``: the class token after the last norm, of images of 224 px.
 
     The whole image is resized (bicubic, antialiased, in float). The model was trained on another
@@ -130,7 +130,7 @@ class Dinov2Features(VisionFeatures):
         return self.model(pixel_values=images).last_hidden_state[:, 0]
 
 
-class ClipFeatures(VisionFeatures):
+class CLIPFeatures(VisionFeatures):
     """``clip``: projected image embeddings of length 1, as CMMD compares them.
 
     The centred square is resized by PIL (bicubic, antialiased, to uint8) to the model's size.
