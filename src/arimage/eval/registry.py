@@ -35,6 +35,9 @@ FEATURES: Registry[type[FeatureExtractor]] = Registry(
     {
         "digits": "arimage.eval.features.classifier:DigitFeatures",
         "pixels": "arimage.eval.features.pixels:PixelFeatures",
+        "inception": "arimage.eval.features.inception:InceptionFeatures",
+        "dinov2": "arimage.eval.features.vision:DINOv2Features",
+        "clip": "arimage.eval.features.vision:CLIPFeatures",
     },
 )
 
