@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from arimage.eval.base import Reference
-from arimage.eval.metrics.fid import FrechetDistance, frechet
+from arimage.eval.frechet import frechet
+from arimage.eval.metrics.fid import FrechetDistance
 from arimage.eval.moments import Moments
 
 GOLDEN = 0.7455148711246444  # pytorch-fid 0.3.0 on scipy 1.17.1; torch-fidelity agrees to 7e-15

@@ -55,8 +55,9 @@ def evaluate(
     tasks = [_task(metric, chosen, sets) for metric in _metric_objects(metrics)]
     for pixels, known in labelled_batches(images, labels, batch_size):
         _update(tasks, pixels, known)
+    shared = {"metrics": tuple(task.metric for task in tasks)}
     return Report(
-        scores=tuple(task.metric.compute(task.reference) for task in tasks),
+        scores=tuple(task.metric.compute(task.reference, shared) for task in tasks),
         protocol=Protocol(
             count=tasks[0].metric.count,
             features=chosen.name,
