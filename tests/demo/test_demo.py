@@ -93,12 +93,13 @@ def test_presets_do_what_their_records_say(name):
     labels = list(range(10)) * 30
     pixels = generator(labels, seeds=10_000, output_type="pixels", batch_size=100).images
     _, held_out = load_digits()
-    report = evaluate(pixels, labels=labels, metrics=["accuracy", "fid"], reference=held_out.pixels)
+    call = {"metrics": ["accuracy", "fid"], "features": "digits", "reference": held_out.pixels}
+    report = evaluate(pixels, labels=labels, **call)
     assert report["accuracy"].value >= preset.scores["accuracy"] - 0.04
     untrained = type(generator.transformer)(generator.transformer.config)
     noise = ImageGenerator(generator.tokenizer, untrained, generator.settings)
     pixels = noise(labels, seeds=0, output_type="pixels", batch_size=100).images
-    bad = evaluate(pixels, labels=labels, metrics=["accuracy", "fid"], reference=held_out.pixels)
+    bad = evaluate(pixels, labels=labels, **call)
     assert bad["accuracy"].value < 0.5
     assert report["fid"].value < bad["fid"].value / 5
 

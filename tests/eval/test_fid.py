@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from arimage.eval.base import Reference
-from arimage.eval.metrics.fid import FrechetDistance, frechet
+from arimage.eval.frechet import frechet
+from arimage.eval.metrics.fid import FrechetDistance
 from arimage.eval.moments import Moments
 
 GOLDEN = 0.7455148711246444  # pytorch-fid 0.3.0 on scipy 1.17.1; torch-fidelity agrees to 7e-15
@@ -163,3 +164,53 @@ def test_published_moments_as_reference(golden, batch_of):
     assert score.value == pytest.approx(GOLDEN, abs=1e-9)
     assert score.reference == "stats"
     assert len(reference.sha256) == 64
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (1, 9), (12, 300), (16, 17), (40, 3), (1, 1)])
+def test_moments_of_few_rows_are_the_same_in_either_form(golden, sizes):
+    """Up to 16 rows of 16 features stay rows; what is merged crosses that line or does not."""
+    a, b = golden.a[: sizes[0]], golden.c[: sizes[1]] + 100
+    merged = Moments.of(a).merge(Moments.of(b))
+    rows = np.concatenate([a, b])
+    assert (merged.scatter is None) == (len(rows) <= 16)
+    assert merged.deviations is None or len(merged.deviations) == len(rows) - 1
+    np.testing.assert_allclose(merged.mean, rows.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(merged.covariance, np.cov(rows, rowvar=False), atol=1e-10)
+    assert merged.trace == pytest.approx(np.trace(merged.covariance), rel=1e-12)
+    back = merged.factor @ merged.factor.T
+    np.testing.assert_allclose(back, merged.covariance, atol=1e-12 * merged.trace)
+
+
+def test_one_image_at_a_time(golden):
+    one = Moments.of(golden.a[:1])
+    for row in golden.a[1:40]:
+        one = one.merge(Moments.of(row[None]))
+    np.testing.assert_allclose(one.covariance, np.cov(golden.a[:40], rowvar=False), atol=1e-14)
+
+
+@pytest.mark.parametrize("rank", [3, 16])
+def test_singular_covariances_have_thin_factors(golden, rank):
+    """Dependent features, from rows and from a file; rounding of a file's float32 is bearable."""
+    wide = golden.c[:, :rank] @ np.random.default_rng(1).standard_normal((rank, 40))
+    exact = Moments.of(wide)
+    assert exact.factor.shape == (40, rank)
+    np.testing.assert_allclose(exact.factor @ exact.factor.T, exact.covariance, atol=1e-11)
+    stored = gaussian(exact.mean, exact.covariance.astype(np.float32))
+    np.testing.assert_allclose(stored.factor @ stored.factor.T, exact.covariance, atol=1e-4)
+
+
+def test_the_square_root_gives_the_same_where_it_can(golden):
+    a, b = Moments.of(golden.a), Moments.of(golden.b)
+    assert frechet(a, b, method="sqrtm").distance == pytest.approx(GOLDEN, abs=1e-9)
+    few = Moments.of(golden.a[:9])
+    slow, fast = (frechet(few, b, method=method).distance for method in ("sqrtm", "svd"))
+    assert slow == pytest.approx(fast, abs=1e-4)
+    assert slow != fast
+
+
+def test_twice_the_same_images_differ_by_ddof_only(golden):
+    twice = Moments.of(np.concatenate([golden.a, golden.a]))
+    once = Moments.of(golden.a)
+    ratio = (600 / 599) / (300 / 299)
+    expected = once.trace * (1 - ratio**0.5) ** 2
+    assert frechet(twice, once).raw == pytest.approx(expected, abs=1e-12)

@@ -2,15 +2,19 @@
 
 import importlib
 import pickle
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from arimage.eval.base import Metric, Reference
-from arimage.eval.registry import FEATURES, METRICS
+from arimage.eval.base import FeatureBatch, Metric, Reference
+from arimage.eval.metrics.kid import cubic, cubic_diagonal
+from arimage.eval.moments import Moments
+from arimage.eval.registry import FEATURES, GROUPS, METRICS
 from arimage.eval.runner import evaluate
 
 COUNT = 97
@@ -33,17 +37,28 @@ def stream(batch_of, reference_of):
         probabilities = scores / scores.sum(axis=1, keepdims=True)
 
         def rows(index):
-            return batch_of(
+            batch = batch_of(
                 features[index],
                 extractor=extractor,
                 probabilities=probabilities[index],
                 labels=labels[index],
             )
+            return replace(batch, spatial=features[index, ::2] ** 2)
 
         real = rng.standard_normal((80, 6)).astype(np.float32) + 100.2
-        return metric, rows, reference_of(real, extractor=extractor) if metric.against else None
+        return metric, rows, complete(reference_of(real, extractor=extractor), np.arange(80) // 8)
 
     return build
+
+
+def complete(reference, labels=None):
+    """A reference with the spatial moments, and the labels, that some metrics need."""
+    rows = reference.moments.mean[None, ::2] if reference.images is None else reference.features
+    spatial = Moments.of(rows.astype(np.float64) ** 2)
+    if reference.images is None or labels is None:
+        return replace(reference, spatial=spatial)
+    spatial = Moments.of(rows[:, ::2].astype(np.float64) ** 2)
+    return replace(reference, spatial=spatial, images=replace(reference.images, labels=labels))
 
 
 def score_of(metric, batches, reference):
@@ -52,9 +67,18 @@ def score_of(metric, batches, reference):
     return metric.compute(reference)
 
 
+def uncertain(metric):
+    """A new one that is asked for its standard error."""
+    made = metric()
+    made.uncertain = True
+    return made
+
+
 def same(a, b):
     assert a.value == pytest.approx(b.value, rel=1e-9)
     assert a.details == pytest.approx(b.details, rel=1e-9, abs=1e-9)
+    assert (a.standard_error is None) == (b.standard_error is None)
+    assert a.standard_error is None or a.standard_error == pytest.approx(b.standard_error, rel=1e-6)
     assert (a.count, a.reference, a.features) == (b.count, b.reference, b.features)
 
 
@@ -69,15 +93,17 @@ def test_declares_itself(name):
     text = " ".join((sys.modules[metric.__module__].__doc__ or "").split())
     assert "Source:" in text
     assert "What holds: order " + ("matters" if metric.order_matters else "does not") in text
+    assert re.search("[Ss]tandard error", text)
+    assert metric.against is None or re.search(r"([Aa]|training) set\b.* against itself", text)
 
 
 @every_metric
 def test_streamed_and_merged_equal_batch(name, stream):
     metric, rows, reference = stream(name)
-    whole = score_of(metric(), [rows(np.arange(COUNT))], reference)
+    whole = score_of(uncertain(metric), [rows(np.arange(COUNT))], reference)
     pieces = [rows(np.arange(a, b)) for a, b in pairwise(CUTS)]
-    same(score_of(metric(), pieces, reference), whole)
-    first, second = metric(), metric()
+    same(score_of(uncertain(metric), pieces, reference), whole)
+    first, second = uncertain(metric), uncertain(metric)
     for piece in pieces[:2]:
         first.update(piece)
     for piece in pieces[2:]:
@@ -108,7 +134,7 @@ def test_order_matters_exactly_as_stated(name, stream):
     mixed = np.random.default_rng(4).permutation(COUNT)
     mixed_score = score_of(metric(), [rows(mixed)], reference)
     if metric.order_matters:
-        assert mixed_score.value > 1.5 * sorted_score.value
+        assert abs(mixed_score.value - sorted_score.value) > 1e-3 * abs(sorted_score.value)
     else:
         same(mixed_score, sorted_score)
 
@@ -139,8 +165,9 @@ def test_errors_are_sentences(name, stream, batch_of, reference_of):
     with pytest.raises(ValueError, match="but 'other' saw it"):
         used.compute(reference_of(np.zeros((9, 6), np.float32), extractor="other"))
     wide = reference_of(np.ones((9, 7)), extractor=used.extractor)
+    wide = replace(wide, spatial=Moments.of(np.ones((9, 7))))
     if metric.features is None:
-        with pytest.raises(ValueError, match=r"got 6 features per image and a reference of 7"):
+        with pytest.raises(ValueError, match=r"got [36] features per image and a reference of 7"):
             used.compute(wide)
 
 
@@ -154,6 +181,7 @@ def test_reference_of_moments_serves_or_says_why_not(name, stream, reference_of)
     bare = reference_of(
         reference.features.astype(np.float64), extractor=reference.extractor, images=False
     )
+    bare = replace(bare, spatial=reference.spatial)
     if metric.needs == "images":
         with pytest.raises(ValueError, match="holds only a mean and a covariance"):
             used.compute(bare)
@@ -167,13 +195,85 @@ def test_merging_another_metric_is_an_error():
 
 
 @every_metric
-def test_every_metric_runs_from_pixels(name, noise_pixels, untrained):
+def test_a_standard_error_is_given_where_the_file_says_what_it_covers(name, stream):
+    metric, rows, reference = stream(name)
+    text = " ".join(sys.modules[metric.__module__].__doc__.split())
+    assert score_of(metric(), [rows(np.arange(COUNT))], reference).standard_error is None
+    error = score_of(uncertain(metric), [rows(np.arange(COUNT))], reference).standard_error
+    assert (error is None) == ("No standard error is known" in text)
+    assert error is None or (error >= 0 and np.isfinite(error))
+
+
+def kid_of_itself(rows):
+    rows = rows.astype(np.float64)
+    own, every = cubic_diagonal(rows).mean(), cubic(rows, rows).mean()
+    return -2 * (own - every) / (len(rows) - 1)
+
+
+OF_ITSELF = {
+    **dict.fromkeys(("fid", "sfid", "fd_dinov2", "mifid", "cafd", "cmmd"), 0.0),
+    **dict.fromkeys(("precision", "recall", "density", "coverage", "copies"), 1.0),
+    "kid": kid_of_itself,
+}
+ROUGHLY = {  # where no number is known; the score against itself and against the other set
+    "fid_infinity": lambda own, other: own.value < -2 * own.details["std"],  # its shuffles decide
+    "classification_accuracy": lambda own, other: other.value + 0.1 < own.value <= 1,
+}
+
+
+@every_metric
+def test_what_a_set_scores_against_itself(name, stream, reference_of):
+    metric, rows, reference = stream(name)
+    if metric.against is None:
+        assert name not in OF_ITSELF
+        assert name not in ROUGHLY
+        return
+    batch = rows(np.arange(COUNT))
+    same_set = complete(reference_of(batch.features, extractor=batch.extractor), batch.labels)
+    score = score_of(metric(), [rows(np.arange(50)), rows(np.arange(50, COUNT))], same_set)
+    other = score_of(metric(), [batch], reference)
+    assert other.value != score.value
+    if name in ROUGHLY:
+        assert ROUGHLY[name](score, other)
+        return
+    expected = OF_ITSELF[name]
+    expected = expected(batch.features) if callable(expected) else expected
+    assert score.value == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_groups_name_metrics():
+    for names in GROUPS.values():
+        assert set(names) <= set(METRICS)
+    assert not set(GROUPS) & set(METRICS)
+
+
+class StandIn:
+    """Gives everything that any metric may need, without weights."""
+
+    name = "stand-in"
+
+    def __call__(self, pixels, labels=None):
+        rows = pixels.reshape(len(pixels), -1)[:, :60].astype(np.float32)
+        features = rows.reshape(len(rows), 10, 6).mean(axis=2) / 255
+        return FeatureBatch(
+            extractor=self.name,
+            features=features,
+            spatial=rows[:, :5],
+            probabilities=features / features.sum(axis=1, keepdims=True),
+            labels=labels,
+        )
+
+
+@every_metric
+def test_every_metric_runs_from_pixels(name, noise_pixels, monkeypatch):
+    if METRICS[name].features not in (None, "pixels"):
+        monkeypatch.setitem(FEATURES._table, METRICS[name].features, f"{__name__}:StandIn")
     labels = np.arange(60) % 10
-    real = Reference.from_pixels("real", noise_pixels[::-1].copy(), untrained, labels)
+    real = Reference.from_pixels("real", noise_pixels[::-1].copy(), StandIn(), labels)
     report = evaluate(
         noise_pixels,
         metrics=[name],
-        features=untrained,
+        features=StandIn(),
         reference=real if name == "classification_accuracy" else noise_pixels[::-1].copy(),
         training=noise_pixels[:30],
         labels=labels,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from arimage.eval.compare import compare
 from arimage.eval.gallery import nearest_rows, precision_recall_curve
-from arimage.eval.metrics.precision_recall import coverage
+from arimage.eval.metrics.precision_recall import Precision, Recall
 from arimage.eval.report import Report
 from arimage.eval.runner import evaluate
 from arimage.eval.sweep import parse_grid, points, sweep
@@ -65,11 +65,13 @@ def test_the_nearest_image_is_found(report, images):
     np.testing.assert_allclose(distances, plain.min(1))
 
 
-def test_the_curve_is_precision_and_recall():
+def test_the_curve_is_precision_and_recall(reference_of, batch_of):
     rng = np.random.default_rng(1)
     made, real = rng.standard_normal((40, 5)), 1.3 * rng.standard_normal((45, 5))
     for k, p, r in precision_recall_curve(made, real):
-        assert (p, r) == (coverage(made, real, k), coverage(real, made, k))
+        for metric, value in ((Precision(k), p), (Recall(k), r)):
+            metric.update(batch_of(made))
+            assert metric.compute(reference_of(real)).value == value
 
 
 def test_a_report_comes_back_from_its_file(report, tmp_path):

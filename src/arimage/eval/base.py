@@ -16,6 +16,7 @@ import numpy as np
 
 from arimage.eval.moments import Moments
 from arimage.eval.registry import FEATURES
+from arimage.eval.rows import Shared, joined
 from arimage.eval.stream import Images
 from arimage.shapes import Float, Int, UInt8
 
@@ -248,6 +249,8 @@ class Metric(ABC):
         against: the set it compares with, as ``evaluate`` calls it; None for no set.
         needs: what of that set it needs.
         features: the registered extractor it brings itself; None for the caller's choice.
+        uncertain: set it before the first update when a standard error is wanted; a metric that
+            needs single images for one keeps them then.
     """
 
     name: ClassVar[str]
@@ -271,8 +274,12 @@ class Metric(ABC):
         """Takes over the state of ``other``, whose images come after its own."""
 
     @abstractmethod
-    def result(self, reference: Reference | None) -> tuple[float, dict[str, float]]:
+    def result(self, reference: Reference | None, shared: Shared) -> tuple[float, dict[str, float]]:
         """The value and its details; ``reference`` has been checked."""
+
+    def standard_error(self, reference: Reference | None, shared: Shared) -> float | None:
+        """That of the value, asked for after ``result`` if ``uncertain``; None if not known."""
+        return None
 
     def update(self, batch: FeatureBatch) -> None:
         """Counts in a batch; ValueError when another extractor made the earlier ones."""
@@ -294,8 +301,11 @@ class Metric(ABC):
         self.count += other.count
         self.extractor = other.extractor
 
-    def compute(self, reference: Reference | None = None, shared: Any = None) -> Score:
+    def compute(self, reference: Reference | None = None, shared: Shared | None = None) -> Score:
         """The score of all images so far; the state stays, so it may be called again.
+
+        Metrics of one evaluation are given one dict as ``shared``, in which they find each other's
+        work. Its entry "metrics", if there, lists them: one may then do what several need.
 
         Raises:
             ValueError: no images, too few for this metric, a reference that is missing or lacks
@@ -304,7 +314,9 @@ class Metric(ABC):
         if not self.count:
             raise ValueError(f"{self.name!r} has seen no image; call update first")
         self.check_reference(reference, self.extractor)
-        value, details = self.result(reference)
+        shared = {} if shared is None else shared
+        value, details = self.result(reference, shared)
+        error = self.standard_error(reference, shared) if self.uncertain else None
         return Score(
             name=self.name,
             value=float(value),
@@ -312,6 +324,7 @@ class Metric(ABC):
             count=self.count,
             reference=reference.name if reference is not None and self.against else None,
             features=self.extractor,
+            standard_error=None if error is None else float(error),
             details={key: float(part) for key, part in details.items()},
         )
 
@@ -362,7 +375,6 @@ class RowMetric(Metric):
         """What is kept of a batch: its features, unless a subclass says otherwise."""
         return batch.features
 
-    @property
-    def collected(self) -> Float[np.ndarray, "n d"]:
+    def collected(self, shared: Shared) -> Float[np.ndarray, "n d"]:
         """All rows so far, in order."""
-        return np.concatenate(self._pieces)
+        return joined(self._pieces, shared)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from arimage.eval.base import FeatureExtractor, Reference
-from arimage.eval.metrics.precision_recall import coverage
+from arimage.eval.neighbors import Balls, ball_hits, tensor
 from arimage.eval.sources import ImageSource
 from arimage.shapes import Float, Int, UInt8
 
@@ -82,7 +82,13 @@ def precision_recall_curve(
         rows[:: max(1, len(rows) // CURVE_IMAGES)][:CURVE_IMAGES] for rows in (generated, real)
     ]
     made, true = parts
-    most = min(len(made), len(true)) - 1
-    return tuple(
-        (k, coverage(made, true, k), coverage(true, made, k)) for k in NEIGHBOURS if k <= most
+    sizes = [k for k in NEIGHBOURS if k < min(len(made), len(true))]
+    balls = {k: [Balls(around, k, open=False) for around in ("real", "generated")] for k in sizes}
+    found = ball_hits(
+        tensor(true), tensor(made), [ball for pair in balls.values() for ball in pair]
     )
+
+    def share(ball: Balls) -> float:
+        return (found[ball].depth > 0).double().mean().item()
+
+    return tuple((k, share(real_balls), share(own)) for k, (real_balls, own) in balls.items())

@@ -21,6 +21,7 @@ from arimage.eval.base import (
     Metric,
     Reference,
     Score,
+    Shared,
     feature_extractor,
 )
 from arimage.eval.codebook import CodeCounter
@@ -250,7 +251,8 @@ class _View:
     def scores(self, sha256: str) -> dict[Metric, Score]:
         """The score of each metric, its name with an r before it."""
         reference = self.originals.reference(sha256)
-        found = {metric: metric.compute(reference) for metric in self.metrics}
+        shared: Shared = {"metrics": tuple(self.metrics)}
+        found = {metric: metric.compute(reference, shared) for metric in self.metrics}
         return {metric: replace(score, name=f"r{score.name}") for metric, score in found.items()}
 
 

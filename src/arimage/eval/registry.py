@@ -14,9 +14,19 @@ METRICS: Registry[type[Metric]] = Registry(
     "metric",
     {
         "fid": "arimage.eval.metrics.fid:FrechetDistance",
+        "sfid": "arimage.eval.metrics.sfid:SpatialFrechetDistance",
+        "fd_dinov2": "arimage.eval.metrics.fd_dinov2:DINOv2FrechetDistance",
+        "fid_infinity": "arimage.eval.metrics.fid_infinity:FrechetInfinity",
+        "mifid": "arimage.eval.metrics.mifid:MemorizationFrechetDistance",
+        "cafd": "arimage.eval.metrics.cafd:ClassAwareFrechetDistance",
+        "kid": "arimage.eval.metrics.kid:KernelDistance",
+        "cmmd": "arimage.eval.metrics.cmmd:CLIPDiscrepancy",
         "inception_score": "arimage.eval.metrics.inception_score:InceptionScore",
+        "is_infinity": "arimage.eval.metrics.is_infinity:InceptionInfinity",
         "precision": "arimage.eval.metrics.precision_recall:Precision",
         "recall": "arimage.eval.metrics.precision_recall:Recall",
+        "density": "arimage.eval.metrics.density_coverage:Density",
+        "coverage": "arimage.eval.metrics.density_coverage:Coverage",
         "accuracy": "arimage.eval.metrics.accuracy:Accuracy",
         "classification_accuracy": (
             "arimage.eval.metrics.classification_accuracy:ClassificationAccuracy"
@@ -34,10 +44,10 @@ FEATURES: Registry[type[FeatureExtractor]] = Registry(
     "feature extractor",
     {
         "digits": "arimage.eval.features.classifier:DigitFeatures",
-        "pixels": "arimage.eval.features.pixels:PixelFeatures",
         "inception": "arimage.eval.features.inception:InceptionFeatures",
         "dinov2": "arimage.eval.features.vision:DINOv2Features",
         "clip": "arimage.eval.features.vision:CLIPFeatures",
+        "pixels": "arimage.eval.features.pixels:PixelFeatures",
     },
 )
 

@@ -23,6 +23,7 @@ from arimage.eval.protocols import EvaluationProtocol, find_protocol
 from arimage.eval.references import load_reference
 from arimage.eval.registry import GROUPS, METRICS
 from arimage.eval.report import Protocol, Report
+from arimage.eval.rows import Shared
 from arimage.eval.sources import ImageSource
 from arimage.eval.warnings import deviations, warnings_of
 
@@ -87,7 +88,7 @@ def evaluate(
         for task in tasks:
             if len(batch[task.extractor.name].batch):
                 task.metric.update(batch[task.extractor.name].batch)
-    shared: dict[Any, Any] = {}
+    shared: Shared = {"metrics": tuple(task.metric for task in tasks)}
     scores = tuple(task.metric.compute(task.reference, shared) for task in tasks)
     references = _records(tasks)
     record = getattr(source, "record", {}) | settings
@@ -171,7 +172,7 @@ def _gallery(source: ImageSource, count: int, tasks: list[_Task]) -> Gallery:
     """Pictures by the first metric that knows single real images, else samples alone."""
     suited = [t for t in tasks if t.reference is not None and t.reference.images is not None]
     task = next((t for t in suited if isinstance(t.metric, RowMetric)), (suited or tasks)[0])
-    rows = task.metric.collected if isinstance(task.metric, RowMetric) and suited else None
+    rows = task.metric.collected({}) if isinstance(task.metric, RowMetric) and suited else None
     return make_gallery(source, count, task.extractor, task.reference, rows)
 
 

@@ -8,7 +8,7 @@ classifier is fixed and the images are judged, which costs one forward pass.
 
 What holds: order does not matter. There is no reference; real images score the classifier's own
 accuracy, which is the most a score means. Images of one perfect example per class score 1: read
-it beside recall.
+it beside recall. The standard error is binomial: the draw of the images, not the classifier.
 """
 
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from arimage.eval.base import FeatureBatch, Metric, Reference
+from arimage.eval.rows import Shared, binomial_error
 
 
 class Accuracy(Metric):
@@ -61,7 +62,7 @@ class Accuracy(Metric):
             self.hits, self.asked = np.zeros_like(hits), np.zeros_like(asked)
         self.hits, self.asked = self.hits + hits, self.asked + asked
 
-    def result(self, reference: Reference | None) -> tuple[float, dict[str, float]]:
+    def result(self, reference: Reference | None, shared: Shared) -> tuple[float, dict[str, float]]:
         """The share of all images; ``class_c`` is the share of class c, where it was asked for."""
         shares = {
             f"class_{c}": self.hits[c] / self.asked[c]
@@ -69,3 +70,7 @@ class Accuracy(Metric):
             if self.asked[c]
         }
         return self.hits.sum() / self.asked.sum(), shares
+
+    def standard_error(self, reference: Reference | None, shared: Shared) -> float:
+        """Binomial, as if the labels were drawn too."""
+        return binomial_error(self.hits.sum() / self.asked.sum(), self.count)

@@ -11,17 +11,20 @@ BigGAN-deep, 73.09 % for ImageNet itself) are NOT comparable with this one. Comp
 ``real``: what the same classifier reaches when half the reference teaches it the other half.
 
 What holds: order does not matter, and neither do batches. The classifier is the minimum of a
-strictly convex function, found from zeros in float64 on rows in an order of their own.
+strictly convex function, found from zeros in float64 on rows in an order of their own. A set scores
+against itself what the classifier can repeat of it, at most 1 and more than of another set. The
+standard error is binomial over the real images and takes the classifier as fixed.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
 
-from arimage.eval.base import FeatureBatch, Reference, RowMetric, Score
+from arimage.eval.base import FeatureBatch, Reference, RowMetric
+from arimage.eval.rows import Shared, binomial_error
 from arimage.shapes import Bool, Float, Int
 
 # Half of it times the squared weights, beside the mean loss of standardised features; of 0.1 to
@@ -156,18 +159,12 @@ class ClassificationAccuracy(RowMetric):
                 "labels; build it with Reference.from_pixels(..., labels=...)"
             )
 
-    def compute(self, reference: Reference | None = None) -> Score:
-        """As every metric's, with the standard error."""
-        score = super().compute(reference)
-        share, count = score.value, score.details["reference_count"]
-        return replace(score, standard_error=math.sqrt(share * (1 - share) / count))
-
-    def result(self, reference: Reference | None) -> tuple[float, dict[str, float]]:
+    def result(self, reference: Reference | None, shared: Shared) -> tuple[float, dict[str, float]]:
         """Top-1 in [0, 1]; ``class_c`` of each real class, ``top_5`` where there are 6 or more
         trained classes, ``real`` where each real class has two images."""
         assert reference is not None
         assert reference.images is not None
-        features, labels = self.collected, np.concatenate(self._labels)
+        features, labels = self.collected(shared), np.concatenate(self._labels)
         real, truth = reference.features, reference.images.labels
         if real.shape[1] != features.shape[1]:
             raise ValueError(
@@ -183,7 +180,13 @@ class ClassificationAccuracy(RowMetric):
         halves = _halves(real, truth)
         if halves is not None:
             details["real"] = _taught_by_itself(real, truth, halves)
+        shared["accuracy", id(self)] = first.mean()
         return first.mean(), {**details, "reference_count": len(real)}
+
+    def standard_error(self, reference: Reference | None, shared: Shared) -> float:
+        """Binomial over the test images."""
+        assert reference is not None
+        return binomial_error(shared["accuracy", id(self)], len(reference.features))
 
 
 def _halves(

@@ -10,15 +10,15 @@ and nothing finer.
 
 What holds: order does not matter. The training set scores 1 against itself (every distance is 0),
 new images of its distribution about 0.01: that is the level to compare with. Where so many training
-images are duplicates that the threshold is 0, nothing could count as a copy, and it says so.
+images are duplicates that the threshold is 0, nothing could count as a copy, and it says so. The
+standard error is binomial over the generated images.
 """
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from arimage.eval.base import Reference, RowMetric
-from arimage.eval.neighbors import kth_nearest, nearest
+from arimage.eval.neighbors import kth_nearest, nearest, tensor
+from arimage.eval.rows import Shared, binomial_error, check_same_width
 
 PERCENTILE = 1.0
 
@@ -33,7 +33,7 @@ class Copies(RowMetric):
     needs = "images"
     features = "pixels"
 
-    def result(self, reference: Reference | None) -> tuple[float, dict[str, float]]:
+    def result(self, reference: Reference | None, shared: Shared) -> tuple[float, dict[str, float]]:
         """The share of copies, the threshold and the median distances (generated, training)."""
         assert reference is not None
         if len(reference.features) < 2:
@@ -41,7 +41,9 @@ class Copies(RowMetric):
                 f"got a training set of {len(reference.features)} image; the copy threshold needs "
                 "at least 2"
             )
-        training = _tensor(reference.features)
+        generated = self.collected(shared)
+        check_same_width(generated, reference.features)
+        training = tensor(reference.features)
         own = kth_nearest(training, 1).sqrt().numpy()
         threshold = np.percentile(own, PERCENTILE)
         if threshold == 0:
@@ -49,15 +51,16 @@ class Copies(RowMetric):
                 "more than 1 % of the training images are duplicates of each other, so the copy "
                 "threshold is 0; pass training= without duplicates"
             )
-        found = nearest(_tensor(self.collected), training).sqrt().numpy()
+        found = nearest(tensor(generated), training).sqrt().numpy()
         details = {
             "threshold": threshold,
             "median_distance": np.median(found),
             "training_median_distance": np.median(own),
             "reference_count": len(training),
         }
-        return (found < threshold).mean(), details
+        shared["copies", id(self)] = (found < threshold).mean()
+        return shared["copies", id(self)], details
 
-
-def _tensor(rows: np.ndarray) -> Tensor:
-    return torch.from_numpy(rows.astype(np.float64))
+    def standard_error(self, reference: Reference | None, shared: Shared) -> float:
+        """Binomial."""
+        return binomial_error(shared["copies", id(self)], self.count)
