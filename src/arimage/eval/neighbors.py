@@ -20,7 +20,7 @@ from torch import Tensor
 
 from arimage.shapes import Bool, Float, Int
 
-TILE = 2048  # rows and columns; one tile of float32 bounds is 17 MB
+TILE = 1024  # rows and columns; one tile of float32 bounds is 4 MB
 SPARE = 3  # candidates beyond k: enough that few rows need a second look
 CHUNK = 256  # rows, where each coordinate is touched: what fits into a cache
 ENTRIES = 2**19  # coordinates compared in float64 at once: 4 MB
