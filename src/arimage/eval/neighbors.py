@@ -61,7 +61,7 @@ class _Points:
 
 def _points(*sets: Tensor) -> tuple[float, list[_Points]]:
     """A power of two by which coordinates are multiplied, and the sets, with a common centre."""
-    centre = sets[0].mean(0)
+    centre = sets[0].mean(0, dtype=torch.promote_types(sets[0].dtype, torch.float32))
     largest = max(
         float(_squares((rows[piece] - centre).double()).max())
         for rows in sets
