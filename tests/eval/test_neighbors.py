@@ -32,6 +32,7 @@ def cases():
         "ties": grid,
         "outlier": (outlier, generated),
         "close": (close, np.concatenate([close[:30], 1e4 + 1e-5 * generated])),
+        "mixed types": (real.astype(np.float16), generated.astype(np.float32)),
         "huge": (1e30 * real, 1e30 * generated),
         "tiny": (1e-30 * real, 1e-30 * generated),
     }

@@ -2,7 +2,7 @@
 
 A score that is biased by c / n is fitted as a + b / n over growing subsets; a is its value without
 bias. Source: Chong and Forsyth 2020, "Effectively Unbiased FID and Inception Score and Where to
-Find Them", section 3.
+Find Them".
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """The Frechet distance between two normal distributions, and how single images move it.
 
 |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2): Dowson and Landau 1982, "The Frechet distance
-between multivariate normal distributions", eq. 16. The trace of the root is the nuclear norm of
+between multivariate normal distributions". The trace of the root is the nuclear norm of
 L1^T L2 for any factors S = L L^T. With factors of fewer images than features it never meets a
 d x d matrix, and it is exact also where S1 S2 is singular, where a matrix square root is off by
 1e-5 or refuses.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from arimage.shapes import Bool, Float, Int
 
-TILE = 2048  # rows and columns; one tile of float32 bounds is 17 MB
+TILE = 1024  # rows and columns; one tile of float32 bounds is 4 MB
 SPARE = 3  # candidates beyond k: enough that few rows need a second look
 CHUNK = 256  # rows, where each coordinate is touched: what fits into a cache
 ENTRIES = 2**19  # coordinates compared in float64 at once: 4 MB
@@ -61,7 +61,7 @@ class _Points:
 
 def _points(*sets: Tensor) -> tuple[float, list[_Points]]:
     """A power of two by which coordinates are multiplied, and the sets, with a common centre."""
-    centre = sets[0].mean(0)
+    centre = sets[0].mean(0, dtype=torch.promote_types(sets[0].dtype, torch.float32))
     largest = max(
         float(_squares((rows[piece] - centre).double()).max())
         for rows in sets

@@ -8,7 +8,7 @@ sum_c r_c log(r_c / g_c) of the two sets' shares of the classes, which sees clas
 too rarely; ``skipped``, classes with fewer than 2 images (by weight) in a set.
 
 Source: Liu et al. 2018, "An Improved Evaluation Framework for Generative Adversarial Networks"
-(arXiv 1803.07474), section 4; the divisor and labels instead of probabilities are our own.
+(arXiv 1803.07474); the divisor and labels instead of probabilities are our own.
 
 What holds: order does not matter. A set scores 0 against itself, with kl 0, and another draw of its
 distribution above 0, by about c / (images per class): far more than FID, so compare equal counts

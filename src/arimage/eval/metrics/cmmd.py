@@ -4,7 +4,7 @@
 length 1 (they are divided by it here), diagonals included: the biased estimate.
 
 Source: Jayasumana et al. 2024, "Rethinking FID: Towards a Better Evaluation Metric for Image
-Generation", section 5; sigma = 10, the factor and the biased estimate as in
+Generation"; sigma = 10, the factor and the biased estimate as in
 sayakpaul/cmmd-pytorch@f7673a9 distance.py.
 
 What holds: order does not matter. A set scores 0 against itself; another draw of its distribution

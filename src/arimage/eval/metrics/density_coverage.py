@@ -4,7 +4,7 @@ Around each real image a ball reaches to its k-th nearest real neighbour (k = 5,
 counted), its border outside (``<``). Density: the mean number of balls a generated image is in,
 over k. Coverage: the share of balls with a generated image inside.
 
-Source: Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative Models", eq. 3-4;
+Source: Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative Models";
 ``<`` and k as in clovaai/generative-evaluation-prdc@e320c1d prdc/prdc.py.
 
 What holds: order does not matter. A set against itself has coverage 1 and density 1

@@ -57,12 +57,11 @@ class FrechetDistance(Metric):
 
     def absorb(self, other: Any) -> None:
         """Merges the moments of ``other``; ValueError if only one of the two has kept rows."""
-        if self.count and self.uncertain != other.uncertain:
+        if self.uncertain != other.uncertain:
             raise ValueError(
                 f"only one of two {self.name!r} has kept single images for a standard error; "
                 "set uncertain on both, before the first update"
             )
-        self.uncertain = other.uncertain
         self.moments = other.moments if self.moments is None else self.moments.merge(other.moments)
         self._pieces.extend(other._pieces)
         self._labels.extend(other._labels)

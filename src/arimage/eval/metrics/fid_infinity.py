@@ -5,7 +5,7 @@ a tenth of fewer than 50,000 images) to all; the mean over 5 shuffles of the ima
 shuffle each subset continues the one before, so all moments cost one pass over the images.
 
 Source: Chong and Forsyth 2020, "Effectively Unbiased FID and Inception Score and Where to Find
-Them", section 3; their code takes one unseeded shuffle, and a new one for each subset.
+Them"; their code takes one unseeded shuffle, and a new one for each subset.
 
 What holds: order matters, by the shuffles only: within ``std``, which is over them. A set scores
 below 0 against itself (its subsets differ from it, and it does not from itself), another draw of

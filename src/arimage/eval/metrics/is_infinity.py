@@ -5,7 +5,7 @@ sizes from 5,000 (from a tenth of fewer than 50,000 images) to all; the mean ove
 images, each subset of a shuffle containing the one before.
 
 Source: Chong and Forsyth 2020, "Effectively Unbiased FID and Inception Score and Where to Find
-Them", section 3; their code takes one unseeded shuffle, and a new one for each subset.
+Them"; their code takes one unseeded shuffle, and a new one for each subset.
 
 What holds: order matters, by the shuffles only: within ``std``, which is over them. There is no
 reference, so a set has no score against itself. The standard error is std / sqrt(shuffles): the

@@ -5,7 +5,7 @@ unbiased estimate that published values average over 100 subsets of 1,000. It ha
 and none of the noise of drawing subsets. ``KID(subsets=100)`` is the published form: each subset
 draws min(1,000, images) of the reference, then of the generated images, from RandomState(2020).
 
-Source: Binkowski et al. 2018, "Demystifying MMD GANs", section 4; subsets and seed as in
+Source: Binkowski et al. 2018, "Demystifying MMD GANs"; subsets and seed as in
 torch-fidelity 0.4.0 (input 1 the reference).
 
 What holds: order does not matter, unless subsets are drawn (then it does, within ``subset_std``).

@@ -4,7 +4,7 @@ FID / (m + 1e-14). m: the mean over generated images of min over real images of 
 rows of zeros left out; where m is 0.1 or more nothing looks memorized, and it counts as 1.
 
 Source: Bai et al. 2021, "On Training Sample Memorization: Lessons from Benchmarking Generative
-Modeling with a Large-scale Competition", section 3; threshold and constant as in the competition's
+Modeling with a Large-scale Competition"; threshold and constant as in the competition's
 code (Kaggle, Generative Dog Images, 2019). torchmetrics 1.9.0 takes the mean over real images of
 the nearest generated one: another number (exchange the arguments of ``memorization_distance``).
 

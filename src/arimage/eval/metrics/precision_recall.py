@@ -6,8 +6,8 @@ images inside the real manifold. Recall: real images inside the generated manifo
 
 Source: Kynkaanniemi et al. 2019, "Improved Precision and Recall Metric for Assessing Generative
 Models", eq. 1-2; the paper's features are VGG16's, the guided-diffusion evaluator's Inception's.
-That evaluator rounds distances to float16, which moved both by up to 0.003 and 0.015 in a test on
-synthetic features; here they are those of float64.
+That evaluator rounds distances to float16, so its values differ in the third digit; here they are
+those of float64.
 
 What holds: order does not matter. A set against itself has precision = recall = 1, also with
 duplicated images, whose balls have radius 0. Recall grows with the number of generated images. The

@@ -3,7 +3,7 @@
 |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2) as in ``fid``, over what the extractor gives as
 ``spatial``: for Inception the first 7 channels of an inner layer at its 17 x 17 places.
 
-Source: Nash et al. 2021, "Generating Images with Sparse Representations", section 4.1; layer and
+Source: Nash et al. 2021, "Generating Images with Sparse Representations"; layer and
 channels as in openai/guided-diffusion@22e0df8 evaluations/evaluator.py.
 
 What holds: order does not matter. A set scores 0 against itself, and more than 0 against another
