@@ -114,16 +114,20 @@ def reference(
     split: Annotated[Text, typer.Option(help="Of a data set.")] = None,
     keep: Annotated[int, typer.Option(help="Images whose features are kept.", min=0)] = 10_000,
     cache: Annotated[Path | None, typer.Option(help="Folder of features, to go on.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
     strict: Annotated[bool, typer.Option(help="Stop at a broken image.")] = False,
 ) -> None:
     """Make reference statistics of real images once, for `arimage evaluate --reference`."""
+    import torch
+
     from arimage.eval.base import feature_extractor
     from arimage.eval.extraction import Pass
     from arimage.eval.references import from_source, save_reference
     from arimage.eval.sources import ReadOptions, open_path
 
     source = open_path(data, ReadOptions(size=size, strict=strict, split=split))
-    made = from_source(source, feature_extractor(features), Pass(cache=cache))
+    with torch.device(device):
+        made = from_source(source, feature_extractor(features), Pass(cache=cache))
     save_reference(out, made, keep)
     typer.echo(f"{made.count} images seen by {made.extractor}: {out}")
 

@@ -89,8 +89,13 @@ class Job:
 
     def run(self, source: ImageSource | None = None) -> Report:
         """The report."""
+        source = self.open() if source is None else source
+        with torch.device(self.device):  # where extractors and distances are
+            return self._evaluate(source)
+
+    def _evaluate(self, source: ImageSource) -> Report:
         return evaluate(
-            self.open() if source is None else source,
+            source,
             metrics=self.metrics,
             reference=self.reference,
             features=self.features,
@@ -107,7 +112,8 @@ class Job:
         plan = find_protocol(self.protocol) if self.protocol else getattr(source, "protocol", None)
         metrics = self.metrics or (plan.metrics if plan else ())
         features = self.features or (plan.features if plan else DEFAULT_FEATURES)
-        return extractors_of(metrics, features)
+        with torch.device(self.device):
+            return extractors_of(metrics, features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,18 +148,19 @@ class TokenizerJob:
         }
         shared = {"features": self.features, "batch_size": self.batch_size, "settings": settings}
         codes = CodeCounter(tokenizer.config.vocab_size)
-        report = evaluate_reconstructions(
-            images,
-            perturbed_reconstruct(tokenizer, 0.0, 1, seen=codes.add),
-            metrics=self.metrics,
-            uncertainty=self.uncertainty,
-            codes=codes,
-            **shared,
-        )
-        if not self.grid:
-            return report
-        made = partial(perturbed_reconstruct, tokenizer)
-        extra = evaluate_perturbed(images, made, grid=self.grid, **shared)
+        with torch.device(self.device):
+            report = evaluate_reconstructions(
+                images,
+                perturbed_reconstruct(tokenizer, 0.0, 1, seen=codes.add),
+                metrics=self.metrics,
+                uncertainty=self.uncertainty,
+                codes=codes,
+                **shared,
+            )
+            if not self.grid:
+                return report
+            made = partial(perturbed_reconstruct, tokenizer)
+            extra = evaluate_perturbed(images, made, grid=self.grid, **shared)
         return replace(report, scores=(*report.scores, *extra.scores))
 
 

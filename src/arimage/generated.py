@@ -101,9 +101,10 @@ class GeneratedImages:
     def _make(self, start: int, stop: int) -> UInt8[np.ndarray, "b h w 3"]:
         seeds = [self.protocol.first_seed + i for i in range(start, stop)]
         labels = self.labels[start:stop].tolist()
-        *_, state = self.generator.sample(labels, seeds, **self.settings)
-        images = resized(self.generator.decode(state), self.protocol.image_size)
-        return to_pixels(images, self.protocol.rounding)
+        with torch.device("cpu"):  # torch's default, whatever extractors run on
+            *_, state = self.generator.sample(labels, seeds, **self.settings)
+            images = resized(self.generator.decode(state), self.protocol.image_size)
+            return to_pixels(images, self.protocol.rounding)
 
     @property
     def record(self) -> dict[str, Any]:

@@ -102,6 +102,6 @@ def cache_home() -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """Hash of a file."""
+    """The hash of a file, as ``sha256sum`` prints it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

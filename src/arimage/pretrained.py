@@ -190,6 +190,17 @@ def check_device(device: torch.device | str) -> None:
         raise ValueError(text) from error
 
 
+def chosen_device(device: torch.device | str | None) -> torch.device:
+    """``device``, or torch's default one (``with torch.device("cuda"):``) for None.
+
+    Raises:
+        ValueError: a device that is not there.
+    """
+    found = torch.get_default_device() if device is None else torch.device(device)
+    check_device(found)
+    return found
+
+
 def default_dtype(device: torch.device | str) -> torch.dtype:
     """bfloat16 where the device computes in it (a CPU with AVX-512-BF16 or AMX), else float32."""
     kind = torch.device(device).type

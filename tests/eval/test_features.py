@@ -11,7 +11,9 @@ from arimage.demo.digits import load_digits
 from arimage.eval.base import FeatureBatch, Reference, feature_extractor
 from arimage.eval.features.classifier import PRESET, DigitClassifier, DigitFeatures
 from arimage.eval.features.pixels import PixelFeatures
+from arimage.eval.metrics.precision_recall import Precision
 from arimage.images import IMAGE_SUFFIXES, write_png
+from arimage.pretrained import chosen_device
 from arimage.training.classifier import train_classifier
 
 shipped = pytest.mark.skipif(
@@ -164,3 +166,13 @@ def test_shipped_classifier():
     found = extractor(held_out.pixels).probabilities.argmax(1)
     assert (found == held_out.labels).mean() >= 0.98
     assert (files("arimage") / PRESET).stat().st_size < 300_000
+
+
+def test_networks_run_on_torch_s_default_device():
+    assert chosen_device(None) == torch.device("cpu")
+    with torch.device("meta"):
+        assert chosen_device(None) == torch.device("meta")
+        assert chosen_device("cpu") == torch.device("cpu")
+        assert Precision().device == "meta"
+    with pytest.raises(ValueError, match="cannot use the device 'cuda:77'"):
+        chosen_device("cuda:77")

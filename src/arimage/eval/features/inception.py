@@ -22,13 +22,9 @@ from arimage.checkpoint import check_complete
 from arimage.eval.base import FeatureBatch
 from arimage.eval.features.exact import exact_float32
 from arimage.eval.features.inception_layers import CLASSES, InceptionV3
-from arimage.eval.features.weights import (
-    PublishedWeights,
-    file_sha256,
-    find_weights,
-    read_state_dict,
-)
-from arimage.pretrained import check_device
+from arimage.eval.features.weights import PublishedWeights, find_weights, read_state_dict
+from arimage.hub import file_sha256
+from arimage.pretrained import chosen_device
 from arimage.registry import unknown_name
 from arimage.shapes import Float, Int, UInt8
 
@@ -61,7 +57,8 @@ class InceptionFeatures:
     Args:
         weights: a file (.pth or .safetensors), or "owner/name:file" on the hub; by default the
             published file, from the cache or the hub.
-        device: where the network runs; arithmetic is float32 everywhere, without TF32.
+        device: where the network runs, by default torch's default device; arithmetic is float32
+            everywhere, without TF32.
         front_end: "tf1" or "pytorch-fid", see above.
 
     Raises:
@@ -73,14 +70,13 @@ class InceptionFeatures:
         self,
         weights: str | Path | None = None,
         *,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
         front_end: str = "tf1",
     ) -> None:
         if front_end not in FRONT_ENDS:
             raise ValueError(unknown_name("front end", front_end, FRONT_ENDS))
-        check_device(device)
+        self.device = chosen_device(device)
         path = find_weights(WEIGHTS, weights)
-        self.device = torch.device(device)
         self.network = load_inception(path).fold().to(self.device)
         self.name = f"inception@{file_sha256(path)[:8]}/{front_end}-bilinear-{SIDE}"
         self._prepare = FRONT_ENDS[front_end]
@@ -157,8 +153,8 @@ def _neighbours(
     inputs: int, outputs: int, device: torch.device
 ) -> tuple[Int[Tensor, " o"], Int[Tensor, " o"], Float[Tensor, " o"]]:
     """Per output the pixel at or before its position, the next one, and how far it is between."""
-    scale = torch.tensor(inputs, dtype=torch.float32) / outputs
-    position = torch.arange(outputs, dtype=torch.float32, device=device) * scale.to(device)
+    scale = torch.tensor(inputs, dtype=torch.float32, device=device) / outputs
+    position = torch.arange(outputs, dtype=torch.float32, device=device) * scale
     low = position.long()
     return low, (low + 1).clamp_max(inputs - 1), position - low
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from arimage.eval.base import FeatureBatch
 from arimage.eval.features.exact import exact_float32
 from arimage.images import to_pil
-from arimage.pretrained import check_device, quiet_transformers
+from arimage.pretrained import chosen_device, quiet_transformers
 from arimage.registry import unknown_name
 from arimage.shapes import Float, Int, UInt8
 
@@ -39,16 +39,15 @@ class VisionFeatures(ABC):
 
     Args:
         model: a folder with config.json and weights, or a hub id.
-        device: where the model runs, in float32 without TF32.
+        device: where the model runs (None: torch's default device), in float32 without TF32.
 
     Raises:
         FileNotFoundError: no such model here and no network.
         ValueError: weights of another kind of model.
     """
 
-    def __init__(self, model: str | Path, device: torch.device | str) -> None:
-        check_device(device)
-        self.device = torch.device(device)
+    def __init__(self, model: str | Path, device: torch.device | str | None) -> None:
+        self.device = chosen_device(device)
         self.model = _load(self.model_class(), str(model), type(self).__name__)
         self.digest = _digest(self.model)
         self.model.to(self.device)
@@ -90,7 +89,7 @@ class DINOv2Features(VisionFeatures):
 
     Args:
         model: a folder or hub id of a ``Dinov2Model``.
-        device: where it runs.
+        device: where it runs, by default torch's default device.
         positions: "hub" or "hf".
     """
 
@@ -98,7 +97,7 @@ class DINOv2Features(VisionFeatures):
         self,
         model: str | Path = "facebook/dinov2-large",
         *,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
         positions: str = "hub",
     ) -> None:
         if positions not in ("hub", "hf"):
@@ -137,14 +136,14 @@ class CLIPFeatures(VisionFeatures):
 
     Args:
         model: a folder or hub id of a CLIP model; its text half is not read.
-        device: where it runs.
+        device: where it runs, by default torch's default device.
     """
 
     def __init__(
         self,
         model: str | Path = "openai/clip-vit-large-patch14-336",
         *,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__(model, device)
         self.side = self.model.config.image_size

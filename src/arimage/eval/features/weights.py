@@ -4,7 +4,6 @@ A network that features come from is a ``PublishedWeights`` record in its own mo
 published name must have the published hash; nothing is downloaded except from the hub.
 """
 
-import hashlib
 import re
 import zipfile
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from arimage.checkpoint import plain, read
-from arimage.hub import fetch
+from arimage.hub import cache_home, fetch, file_sha256
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 NESTED = ("state_dict", "model")  # keys under which trainers keep the weights
@@ -69,15 +68,7 @@ def find_weights(known: PublishedWeights, given: str | Path | None) -> Path:
 
 def cache_folder() -> Path:
     """Where weights may be placed by hand: ``arimage/weights`` in the hub's home (HF_HOME)."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HOME) / "arimage" / "weights"
-
-
-def file_sha256(path: Path) -> str:
-    """The hash of a file, as ``sha256sum`` prints it."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return cache_home() / "weights"
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -9,14 +9,17 @@ from abc import abstractmethod
 from typing import ClassVar
 
 import numpy as np
+import torch
 
 from arimage.eval.base import Reference, RowMetric
 from arimage.eval.neighbors import Balls, Hits, ball_hits, tensor
 from arimage.eval.rows import Shared, check_same_width
+from arimage.pretrained import chosen_device
 
 
 class ManifoldMetric(RowMetric):
-    """Keeps all generated features; needs the reference's images; ``device`` does the distances."""
+    """Keeps all generated features and needs the reference's images; ``device``, by default torch's
+    default one, does the distances."""
 
     higher_is_better = True
     order_matters = False
@@ -24,12 +27,12 @@ class ManifoldMetric(RowMetric):
     needs = "images"
     default_k: ClassVar[int]
 
-    def __init__(self, k: int | None = None, *, device: str = "cpu") -> None:
+    def __init__(self, k: int | None = None, *, device: torch.device | str | None = None) -> None:
         super().__init__()
         self.k = self.default_k if k is None else k
         if self.k < 1:
             raise ValueError(f"got k {k}; expected at least 1 neighbour")
-        self.device = device
+        self.device = str(chosen_device(device))
 
     @property
     @abstractmethod

@@ -72,7 +72,7 @@ def _ssim(x: Float[Tensor, "3 h w"], y: Float[Tensor, "3 h w"]) -> float:
 
 def _blur(maps: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 height width"]:
     """Gaussian window means, where the window fits: the 2-D Gaussian is a product of two 1-D."""
-    offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
+    offsets = torch.arange(WINDOW, dtype=torch.float64, device=maps.device) - WINDOW // 2
     weights = torch.exp(-offsets.square() / (2 * SIGMA**2))
     weights = (weights / weights.sum()).expand(3, 1, 1, WINDOW)
     rows = functional.conv2d(maps, weights, groups=3)
