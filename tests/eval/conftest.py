@@ -51,6 +51,7 @@ def reference_of():
             moments=Moments.of(features),
             images=kept if images else None,
             sha256="0" * 64,
+            count=len(features),
         )
 
     return build

@@ -217,6 +217,14 @@ def test_batches_and_repetition_change_nothing(said, extractor, images, monkeypa
     pieces = extractor(images[::-1])  # a view that torch cannot take as it is
     np.testing.assert_allclose(pieces.features[::-1], said.features, atol=2e-5)
     np.testing.assert_allclose(pieces.spatial[::-1], said.spatial, atol=1e-4)
+    monkeypatch.setattr(inception, "CPU_BATCH", 1)
+    torch.set_num_threads(2)
+    try:
+        together = extractor(images)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    np.testing.assert_allclose(together.features, said.features, atol=2e-5)
 
 
 def test_layout_is_the_published_one():

@@ -226,6 +226,7 @@ class Originals:
             images=FeatureBatch.concatenate(self._batches) if self._batches else None,
             sha256=sha256,
             spatial=self._spatial,
+            count=self._moments.count,
         )
 
 

@@ -70,16 +70,16 @@ class FrechetDistance(Metric):
         """The distance; ``raw`` (rounding not removed) and the terms as details."""
         assert self.moments is not None
         assert reference is not None
-        target = self.target(reference)
-        terms = frechet(self.moments, target)
+        terms = frechet(self.moments, self.target(reference))
         details = {
             "raw": terms.raw,
             "mean_term": terms.mean_term,
             "covariance_term": terms.raw - terms.mean_term,
             "trace_generated": terms.trace_generated,
             "trace_reference": terms.trace_reference,
-            "reference_count": float(target.count),
         }
+        if reference.count is not None:  # a file of statistics may not say
+            details["reference_count"] = float(reference.count)
         labels = self._labels if self.uncertain else [None]
         if not any(known is None for known in labels):
             details |= _per_class(self._influences(reference, shared), np.concatenate(labels))
