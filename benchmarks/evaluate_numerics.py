@@ -11,9 +11,10 @@ full-rank statistics, where ours works with the images themselves. Factors are m
 
 ``--neighbors``: precision, recall, density and coverage of N against N images at 64 and 2,048
 features, ours against the package ``prdc`` (0.2; PATH is where it was installed), which must give
-the same four numbers. Features are positive parts of normal numbers, as independent as there can
-be: nothing is near, so nothing can be skipped. ``peak_gb`` is the most memory of a process that
-does nothing else, arrays included.
+the same four numbers. prdc measures in the type of its input: values are compared with what it says
+of float64 features (of float32 it miscounts near ties), seconds are of float32. Features are
+positive parts of normal numbers, as independent as there can be: nothing is near, so nothing can be
+skipped. ``peak_gb`` is the most memory of a process that does nothing else, arrays included.
 
 Seconds are CPU seconds of this process on one thread, taken in turn, medians of the runs after a
 warm-up. The last line is one JSON object.
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -81,7 +83,7 @@ def problems() -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
 
 
 def statistics_of(covariance: np.ndarray) -> Moments:
-    """Fresh moments, whose factor is not known yet."""
+    """Moments as they are read from a file."""
     return Moments.from_covariance(np.zeros(WIDTH), covariance, COUNT)
 
 
@@ -92,10 +94,10 @@ def trace(runs: int) -> dict[str, object]:
     for name, (first, second, expected) in known.items():
         found: dict[str, float] = {}
 
-        def call(method: str, *pair: np.ndarray, found: dict[str, float] = found) -> None:
-            found[method] = frechet(*map(statistics_of, pair), method=method).raw
+        def call(method: str, *pair: Moments, found: dict[str, float] = found) -> None:
+            found[method] = frechet(*map(replace, pair), method=method).raw  # copies: no factors
 
-        pair = (first, second)
+        pair = (statistics_of(first), statistics_of(second))
         methods = ("svd", "sqrtm")
         seconds = compared({m: lambda m=m, p=pair: call(m, *p) for m in methods}, runs)
         errors = {f"{m}_error": float(abs(found[m] - expected)) for m in methods}
@@ -104,10 +106,10 @@ def trace(runs: int) -> dict[str, object]:
     rng = np.random.default_rng(1)
     for count in (100, 500, 1000):
         rows = rng.standard_normal((count, WIDTH)).astype(np.float32)
-        reference = known["full"][0]
+        reference = statistics_of(known["full"][0])
 
-        def score(method: str, rows: np.ndarray = rows, reference: np.ndarray = reference) -> None:
-            frechet(Moments.of(rows), statistics_of(reference), method=method)
+        def score(method: str, rows: np.ndarray = rows, reference: Moments = reference) -> None:
+            frechet(Moments.of(rows), replace(reference), method=method)
 
         calls = {m: lambda m=m, score=score: score(m) for m in ("svd", "sqrtm")}
         results[f"images_{count}"] = compared(calls, runs)
@@ -160,7 +162,7 @@ def neighbors(arguments: argparse.Namespace) -> dict[str, object]:
         values = {"ours": ours(*pair)}
         if arguments.peer:
             calls["prdc"] = lambda pair=pair: theirs(*pair)
-            values["prdc"] = theirs(*pair)
+            values["prdc"] = theirs(*(rows.astype(np.float64) for rows in pair))
             gap = max(abs(values["ours"][k] - values["prdc"][k]) for k in values["ours"])
             found = {**compared(calls, arguments.runs), "largest_difference": gap}
         else:
