@@ -33,6 +33,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import scipy.linalg  # noqa: F401  before its threads are limited
 import torch
 from threadpoolctl import threadpool_limits
 
