@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from arimage.shapes import Float
 
@@ -22,7 +23,8 @@ def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(threads)
 
