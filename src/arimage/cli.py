@@ -333,6 +333,9 @@ def list_models() -> None:
         SCHEDULES,
         TOKENIZERS,
     )
+    from arimage.eval.protocols import PROTOCOLS
+    from arimage.eval.references import KNOWN
+    from arimage.eval.registry import PAIR_METRICS
     from arimage.zoo import size
 
     table = Table(title="presets")
@@ -353,9 +356,12 @@ def list_models() -> None:
         SCHEDULES,
         METRICS,
         FEATURES,
+        PAIR_METRICS,
     )
     for registry in registries:
         console.print(f"{registry.kind}: {', '.join(registry)}")
+    console.print(f"protocol: {', '.join(PROTOCOLS)}")
+    console.print(f"reference: {', '.join(KNOWN)}")
 
 
 def main() -> None:
