@@ -71,20 +71,29 @@ def test_a_report_says_what_was_not_as_the_authors_have_it(generator):
     assert "top_k 30 instead of None" in said
     assert "count 23 instead of 1000" in said
     assert "temperature" not in said
-    few = evaluate(
-        generator.stream_dataset(SMALL),
-        metrics=["fid"],
-        features="pixels",
-        reference=np.zeros((9, 32, 32, 3), np.uint8),
-        protocol="digits-1k",
-    )
-    said = " | ".join(few.protocol.deviations)
-    for part in (
-        "23 images instead of 1000",
-        "features pixels instead of digits",
-        "reference reference instead of digits",
+    pixels = generator.stream_dataset(SMALL).read(0, 23).pixels
+    call = {"metrics": ["fid"], "features": "pixels", "protocol": "digits-1k"}
+    call["reference"] = np.zeros((9, 32, 32, 3), np.uint8)
+    for labels, remark in (
+        (None, "labels, seeds and rounding of the images are not known"),
+        (np.zeros(23, int), "labels other than the protocol's"),
     ):
-        assert part in said
+        few = evaluate(pixels, labels=labels, **call)
+        said = " | ".join(few.protocol.deviations)
+        for part in (
+            "23 images instead of 1000",
+            "features pixels instead of digits",
+            "reference reference instead of digits",
+            remark,
+        ):
+            assert part in said
+    whole = dataclasses.replace(SMALL, name="whole-v1")
+    given = evaluate(pixels, labels=whole.class_labels(), **{**call, "protocol": whole})
+    assert "seeds and rounding of the images are not known" in given.protocol.deviations
+    with pytest.raises(
+        ValueError, match=r"got the protocol 'digits-1k.*' for images of 'small-v1'"
+    ):
+        evaluate(generator.stream_dataset(SMALL), protocol="digits-1k")
 
 
 def test_what_does_not_fit_says_so(generator):

@@ -68,8 +68,11 @@ def run_job(job: Any, out: Path | None, texts: list[str], processes: int) -> Non
 
     console = Console()
     if texts:
-        if out is None:
-            raise ValueError("got a sweep and no --out; give a folder for its reports and plot")
+        if out is None or processes > 1:
+            raise ValueError(
+                f"got a sweep, --out {out} and {processes} processes; a sweep needs a folder for "
+                "its reports and plot, and runs in one process"
+            )
         for settings, report in run_sweep(job, texts, out):
             scores = ", ".join(f"{name} {report[name].value:.5g}" for name in report)
             typer.echo(f"{settings}: {scores}")
@@ -127,8 +130,8 @@ def reference(
 
     source = open_path(data, ReadOptions(size=size, strict=strict, split=split))
     with torch.device(device):
-        made = from_source(source, feature_extractor(features), Pass(cache=cache))
-    save_reference(out, made, keep)
+        made = from_source(source, feature_extractor(features), Pass(cache=cache), keep=keep)
+    save_reference(out, made)
     typer.echo(f"{made.count} images seen by {made.extractor}: {out}")
 
 
@@ -169,6 +172,8 @@ def evaluate_tokenizer(
     )
     report = job.run()
     Console().print(report.table())
+    for sentence in report.protocol.warnings:
+        Console().print(f"[yellow]note[/]: {sentence}")
     if out is not None:
         report.save(out)
     print(json.dumps(report.to_json()))

@@ -1,6 +1,7 @@
 """What ``arimage evaluate`` does: a model or images, by a protocol, in one process or several."""
 
 import multiprocessing
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,12 +16,13 @@ from arimage.eval.extraction import Pass
 from arimage.eval.pairs import evaluate_reconstructions
 from arimage.eval.perturbed import evaluate_perturbed
 from arimage.eval.protocols import find_protocol
+from arimage.eval.references import KNOWN, is_statistics
 from arimage.eval.report import Report
 from arimage.eval.runner import DEFAULT_FEATURES, evaluate, extractors_of, fill_cache
 from arimage.eval.sources import ImageSource, ReadOptions, open_path
 from arimage.eval.sweep import parse_grid, sweep
 from arimage.generator import ImageGenerator
-from arimage.pretrained import identity
+from arimage.pretrained import check_device, identity
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.tokenizers.perturb import perturbed_reconstruct
 from arimage.zoo import PRESETS
@@ -40,6 +42,7 @@ class Job:
         cache: folder of features; None keeps none.
         device: of the models and extractors.
         gallery: images on the page.
+        generate_batch: images per call of a model; None is what fits.
         protocol, metrics, reference, training, features, uncertainty, batch_size: as in
             ``eval.runner.evaluate``.
     """
@@ -58,6 +61,7 @@ class Job:
     features: str | None = None
     uncertainty: bool = False
     batch_size: int = 256
+    generate_batch: int | None = None
 
     @property
     def generates(self) -> bool:
@@ -66,7 +70,8 @@ class Job:
         if path.exists():
             return (path / INDEX).is_file() or path.suffix in (".pth", ".pt")
         repos = {preset.repo for preset in PRESETS.values()}
-        return self.images in PRESETS or self.images in repos or self.variant is not None
+        asked = self.variant is not None or self.protocol is not None or bool(self.settings)
+        return self.images in PRESETS or self.images in repos or asked
 
     def open(self, generator: ImageGenerator | None = None) -> ImageSource:
         """The images; ``generator`` saves loading the model again.
@@ -81,7 +86,8 @@ class Job:
                     "they are for models"
                 )
             return open_path(self.images, self.read)
-        return (generator or self.load()).stream_dataset(self.protocol, **self.settings)
+        made = generator or self.load()
+        return made.stream_dataset(self.protocol, batch_size=self.generate_batch, **self.settings)
 
     def load(self) -> ImageGenerator:
         """The model."""
@@ -97,15 +103,21 @@ class Job:
         return evaluate(
             source,
             metrics=self.metrics,
-            reference=self.reference,
+            reference=self._set(self.reference),
             features=self.features,
-            training=self.training,
+            training=self._set(self.training),
             protocol=self.protocol,
             uncertainty=self.uncertainty,
             batch_size=self.batch_size,
             cache=self.cache,
             gallery=self.gallery,
         )
+
+    def _set(self, given: str | None) -> Any:
+        """A set of real images, read as the images are; statistics and known names as they are."""
+        if given is None or given in KNOWN or is_statistics(Path(given)):
+            return given
+        return open_path(given, self.read)
 
     def extractors(self, source: ImageSource) -> list[Any]:
         """Who looks at each image."""
@@ -175,32 +187,43 @@ def run_in_processes(job: Job, processes: int) -> Report:
     """
     if processes < 1 or (processes > 1 and job.cache is None):
         raise ValueError(f"got {processes} processes and the cache {job.cache}; give a folder")
-    if processes > 1:
-        context = multiprocessing.get_context("spawn")
-        workers = [
-            context.Process(target=work, args=(job, (i, processes))) for i in range(processes)
-        ]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        failed = [i for i, worker in enumerate(workers) if worker.exitcode != 0]
-        if failed:
-            raise ChildProcessError(
-                f"process {failed[0] + 1} of {processes} ended with exit code "
-                f"{workers[failed[0]].exitcode} (its message is above); what was made is in "
-                f"{job.cache}: run again to go on"
-            )
-    return job.run()
+    check_device(job.device)
+    source = job.open()
+    if processes > 1:  # begun by the pass itself, when references and weights are known to be there
+        job = replace(job, generate_batch=getattr(source, "batch_size", None))
+        source.prefetch = partial(fill_in_processes, job, processes)  # type: ignore[attr-defined]
+    return job.run(source)
+
+
+def fill_in_processes(job: Job, processes: int) -> None:
+    """Fills the cache; ChildProcessError if one of the processes fails."""
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=work, args=(job, (i, processes))) for i in range(processes)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    failed = [i for i, worker in enumerate(workers) if worker.exitcode != 0]
+    if failed:
+        raise ChildProcessError(
+            f"process {failed[0] + 1} of {processes} ended with exit code "
+            f"{workers[failed[0]].exitcode} (its message is above); what was made is in "
+            f"{job.cache}, where the next run goes on"
+        )
 
 
 def work(job: Job, share: tuple[int, int]) -> None:
-    """One process's share, each on its own GPU where there are several."""
+    """One process's share, each on its own GPU where there are several; a sentence if it fails."""
     torch.set_num_threads(max(1, torch.get_num_threads() // share[1]))
     if job.device == "cuda":
         job = replace(job, device=f"cuda:{share[0] % torch.cuda.device_count()}")
-    source = job.open()
-    fill_cache(source, job.extractors(source), Pass(job.batch_size, job.cache, share))
+    try:
+        source = job.open()
+        fill_cache(source, job.extractors(source), Pass(job.batch_size, job.cache, share))
+    except (ValueError, TypeError, KeyError, OSError, FloatingPointError) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"arimage: {text}", file=sys.stderr, flush=True)
+        sys.exit(2)
 
 
 def run_sweep(job: Job, texts: Sequence[str], out: Path) -> list[tuple[dict[str, Any], Report]]:

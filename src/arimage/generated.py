@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from arimage import __version__
 from arimage.eval.protocols import EvaluationProtocol, find_protocol, published_protocol
 from arimage.eval.sources import Chunk, digest
 from arimage.images import resized, to_pixels
@@ -78,10 +79,13 @@ class GeneratedImages:
 
     @cached_property
     def identity(self) -> str:
-        """Of the weights, protocol and settings."""
+        """Of the weights, protocol, settings and whatever else rounding may depend on."""
         return digest(
             self.weights,
             self.generator.transformer.dtype,
+            self.generator.device.type,
+            self.batch_size,
+            __version__,
             self.protocol.to_json(),
             self.sampling.to_json(),
         )
@@ -121,6 +125,8 @@ class GeneratedImages:
             "labels": protocol.labels,
             "seeds": f"{protocol.first_seed}-{protocol.first_seed + protocol.count - 1}",
             "rounding": protocol.rounding,
+            "batch_size": self.batch_size,
+            "native_size": self.generator.tokenizer.config.image_size,
             "deviations": self.deviations,
         }
 
@@ -136,7 +142,12 @@ class GeneratedImages:
     @property
     def deviations(self) -> list[str]:
         """In what these images are not those that the model's authors scored."""
-        return [] if self.preset is None else not_published(self.preset, self)
+        native, scored = self.generator.tokenizer.config.image_size, self.protocol.image_size
+        found = [f"resized from {native} to {scored} pixels"] if native != scored else []
+        if self.preset is None:
+            return found
+        published = published_protocol(self.preset.name, self.preset.image_size)
+        return not_published(self.preset, self) + found * (self.protocol != published)
 
 
 def not_published(preset: Preset, images: GeneratedImages) -> list[str]:

@@ -1,5 +1,6 @@
 """The one home of pixel conventions: float images in [-1, 1] <-> uint8 pixels <-> files."""
 
+import struct
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,15 @@ from torch.nn import functional
 from arimage.files import new_file
 from arimage.shapes import Float, UInt8
 
+# What Pillow raises for files that are no images, torn ones, and ones too large to be real.
+BROKEN = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -65,9 +75,10 @@ def open_image(file: str | Path | BytesIO, name: object = None) -> Image.Image:
             raise FileNotFoundError(f"no image file at {file}")
     try:
         with Image.open(file) as opened:
-            opened.load()
+            opened.info["deep"] = any(";16" in str(tile) for tile in opened.tile)
+            opened.load()  # keeps the upper 8 of 16 bits of a colour image, without a word
             return opened
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except BROKEN as error:
         raise ValueError(
             f"{name} is not a readable image; give a PNG, JPEG or WebP file"
         ) from error
@@ -158,7 +169,7 @@ def to_rgb(image: Image.Image, name: object = "the image") -> Image.Image:
     Raises:
         ValueError: transparency, or more than 8 bits, which no conversion keeps unambiguously.
     """
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+    if image.mode in ("I", "F") or image.mode.startswith("I;") or image.info.get("deep"):
         raise ValueError(
             f"{name} has more than 8 bits per channel (mode {image.mode}); scores are of 8-bit "
             "images: convert it first, so that it is known how"

@@ -10,8 +10,15 @@ from arimage.eval.base import FeatureBatch, Reference
 from arimage.eval.extraction import Pass
 from arimage.eval.features.pixels import PixelFeatures
 from arimage.eval.moments import Moments
-from arimage.eval.references import KNOWN, find_known, load_reference, save_reference
+from arimage.eval.references import (
+    KNOWN,
+    find_known,
+    from_source,
+    load_reference,
+    save_reference,
+)
 from arimage.eval.runner import evaluate
+from arimage.eval.sources import ArraySource
 
 HOW = Pass()
 
@@ -104,7 +111,8 @@ def test_images_in_the_file_serve_metrics_that_need_them(statistics, real, made,
 
 def test_ours_keeps_features_and_labels(real, tmp_path):
     made = Reference.from_pixels("real", real, Inception(), labels=np.arange(40) % 4)
-    path = save_reference(tmp_path / "r.npz", made, keep=10)
+    few = from_source(ArraySource(real, "real", np.arange(40) % 4), Inception(), HOW, keep=10)
+    path = save_reference(tmp_path / "r.npz", few)
     again = load_reference(path, Inception(), HOW, images=True)
     assert (again.name, again.extractor, again.count) == ("real", Inception.name, 40)
     np.testing.assert_array_equal(again.features, made.features[::4])

@@ -6,6 +6,7 @@ against a ``Reference``. A new metric is a subclass in ``metrics/`` and a line i
 """
 
 import hashlib
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from arimage.eval.moments import Moments
 from arimage.eval.registry import FEATURES
 from arimage.eval.rows import Shared, joined
 from arimage.eval.stream import Images
-from arimage.shapes import Float, Int, UInt8
+from arimage.shapes import Bool, Float, Int, UInt8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,8 @@ class Score:
 
     ``count`` is the number of generated images, ``reference`` the name of the set they were
     compared with, ``features`` the extractor, ``standard_error`` that of the value where it was
-    asked for and is known (each metric says what it covers), ``details`` the parts of the value.
+    asked for and is known (each metric says what it covers), ``details`` the parts of the value,
+    ``settings`` the arguments of the metric.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Score:
     features: str | None = None
     standard_error: float | None = None
     details: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict; what JSON has no number for becomes "inf", "-inf" or "nan"."""
@@ -103,6 +106,12 @@ class FeatureBatch:
     def __len__(self) -> int:
         return len(self.features)
 
+    def rows(self, which: Bool[np.ndarray, " b"]) -> "FeatureBatch":
+        """Those of some images, without the spatial features."""
+        parts = {key: getattr(self, key) for key in ("features", "probabilities", "labels")}
+        kept = {key: None if part is None else part[which] for key, part in parts.items()}
+        return FeatureBatch(extractor=self.extractor, **kept)
+
     @classmethod
     def concatenate(cls, batches: list["FeatureBatch"]) -> "FeatureBatch":
         """Batches of one extractor, in order, as one."""
@@ -158,14 +167,16 @@ class CallableFeatures:
 
 
 def feature_extractor(features: Any) -> FeatureExtractor:
-    """The extractor that ``features`` means: a registered name, an extractor, or any function.
+    """The extractor that ``features`` means: a registered name, "name=PATH" for other weights, an
+    extractor, or any function.
 
     Raises:
         KeyError: an unknown name (with the nearest known ones).
         TypeError: something that cannot be called.
     """
     if isinstance(features, str):
-        return FEATURES[features]()
+        name, _, weights = features.partition("=")
+        return FEATURES[name](weights) if weights else FEATURES[name]()
     if not callable(features):
         raise TypeError(
             f"got features of type {type(features).__name__}; expected a name "
@@ -182,9 +193,9 @@ class Reference:
     so. ``sha256`` is of the pixels, of the file, or of the statistics where there is neither.
     ``spatial`` holds the moments that sFID compares with. ``images`` may be fewer than those of the
     moments (a published file has 10,000 of 1.28 million), and their spatial features are dropped.
-    ``count`` is the number of images of the moments, None where a file does not say; ``remark`` is
-    what a reader of the scores should know; ``source`` (eval/sources.py) gives the pixels of
-    ``images``, row by row, where they are at hand.
+    ``count`` is the number of images of the moments, ``size`` their (height, width), None where a
+    file does not say; ``remark`` is what a reader of the scores should know; ``source``
+    (eval/sources.py) gives the pixels of ``images``, row by row, where they are at hand.
     """
 
     name: str
@@ -194,6 +205,7 @@ class Reference:
     sha256: str
     spatial: Moments | None = None
     count: int | None = None
+    size: tuple[int, int] | None = None
     remark: str = ""
     source: Any = None
 
@@ -326,7 +338,14 @@ class Metric(ABC):
             features=self.extractor,
             standard_error=None if error is None else float(error),
             details={key: float(part) for key, part in details.items()},
+            settings=self.settings,
         )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments it was made with, as far as they change the value."""
+        names = inspect.signature(type(self).__init__).parameters
+        return {n: getattr(self, n) for n in names if hasattr(self, n) and n != "device"}
 
     def check_reference(self, reference: Reference | None, extractor: str | None) -> None:
         """ValueError when ``reference`` cannot serve images seen by ``extractor``."""

@@ -8,7 +8,7 @@ several processes may fill one folder.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from arimage.eval.base import FeatureBatch
 from arimage.eval.sources import ImageSource, digest
-from arimage.files import new_file, write_json
+from arimage.files import new_file, read_json, write_json
 from arimage.shapes import Int
 
 PARTS = ("features", "spatial", "probabilities")
@@ -77,5 +77,10 @@ class FeatureCache:
             metadata = {"arimage": json.dumps(record)}
             save_file(arrays | {"kept": seen.kept}, temporary, metadata)
 
-    def __iter__(self) -> Iterator[Path]:
-        return iter(sorted(self.folder.glob("*/*.safetensors")))
+    def remember(self, key: str, make: Callable[[], str]) -> str:
+        """A fact about the source, found out once."""
+        record = read_json(self.folder / "source.json")
+        if key not in record:
+            record[key] = make()
+            write_json(self.folder / "source.json", record)
+        return record[key]

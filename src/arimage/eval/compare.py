@@ -47,6 +47,12 @@ def conflicts(a: Report, b: Report) -> list[str]:
         "image size": (a.protocol.size, b.protocol.size),
         "features": (a.protocol.features, b.protocol.features),
     }
+    for name in (name for name in a if name in b):
+        one, two = a[name], b[name]
+        pairs[f"features of {name}"] = (one.features, two.features)
+        pairs[f"settings of {name}"] = (one.settings, two.settings)
+    for key in ("labels", "rounding"):
+        pairs[key] = (a.protocol.settings.get(key), b.protocol.settings.get(key))
     for role in sorted(a.protocol.references.keys() | b.protocol.references.keys()):
         hashes = [r.protocol.references.get(role, {}).get("sha256") for r in (a, b)]
         pairs[f"{role} set (sha256)"] = tuple(h and h[:12] for h in hashes)

@@ -42,18 +42,23 @@ def as_source(images: Images) -> ImageSource | None:
 
 
 def read_batches(
-    images: Images, labels: Any, batch_size: int
+    images: Images, labels: Any, batch_size: int, skipped: list[str]
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Pixels and labels batch by batch, from any form of images; what is broken is left out."""
-    source = as_source(images)
+    """Pixels and labels batch by batch, from any form of images; what is broken is left out and
+    added to ``skipped``."""
+    source, size = as_source(images), None
     if source is None:
         yield from labelled_batches(images, labels, batch_size)
         return
     known = read_labels(source.labels if labels is None else labels, len(source))
     for start in range(0, len(source), batch_size):
         chunk = source.read(start, start + batch_size)
+        skipped += chunk.skipped
         if len(chunk.pixels):
+            size = _one_size(size, chunk.pixels.shape[1:3], chunk.kept)
             yield chunk.pixels, None if known is None else known[chunk.kept]
+    if size is None:
+        raise _nothing(skipped)
 
 
 def extract(
@@ -100,6 +105,7 @@ def _of_source(
     source: ImageSource, extractors: Sequence[FeatureExtractor], labels: Any, how: Pass
 ) -> Iterator[dict[str, Seen]]:
     known = read_labels(source.labels if labels is None else labels, len(source))
+    getattr(source, "prefetch", lambda: None)()  # other processes may fill the cache
     cache = None if how.cache is None else FeatureCache(how.cache, source, how.batch_size)
     starts = list(range(0, len(source), how.batch_size))
     mine = range(how.share[0], len(starts), how.share[1])
@@ -122,6 +128,9 @@ def _batch(
 ) -> dict[str, Seen]:
     """One batch from the cache, or read, extracted and cached."""
     ready = {e.name: None if cache is None else cache.load(e.name, index) for e in extractors}
+    torn = next((s.skipped[0] for s in ready.values() if s is not None and s.skipped), None)
+    if torn is not None and getattr(source, "strict", False):
+        raise ValueError(torn)
     if not all(ready.values()):
         chunk = source.read(index * how.batch_size, (index + 1) * how.batch_size)
         for extractor in extractors:
@@ -158,13 +167,25 @@ def _checked(batches: Iterator[dict[str, Seen]]) -> Iterator[dict[str, Seen]]:
     for batch in batches:
         seen = next(iter(batch.values()))
         skipped += seen.skipped
-        if size is not None and seen.size not in (None, size):
-            raise ValueError(
-                f"images up to number {seen.kept[0]} are {size[1]} x {size[0]} pixels, that one is "
-                f"{seen.size[1]} x {seen.size[0]}; bring all images to one size, or give a size "
-                "to cut them to"
-            )
-        size = size or seen.size
+        if seen.size is not None:
+            size = _one_size(size, seen.size, seen.kept)
         yield batch
     if size is None and skipped:
-        raise ValueError(f"none of {len(skipped)} images can be read; the first: {skipped[0]}")
+        raise _nothing(skipped)
+
+
+def _one_size(
+    size: tuple[int, ...] | None, new: tuple[int, ...], kept: np.ndarray
+) -> tuple[int, ...]:
+    if size is not None and new != size:
+        raise ValueError(
+            f"images up to number {kept[0]} are {size[1]} x {size[0]} pixels, that one is "
+            f"{new[1]} x {new[0]}; bring all images to one size, or give a size to cut them to"
+        )
+    return new
+
+
+def _nothing(skipped: Sequence[str]) -> ValueError:
+    if not skipped:
+        return ValueError("got no image to evaluate; pass at least one")
+    return ValueError(f"none of {len(skipped)} images can be read; the first: {skipped[0]}")

@@ -25,6 +25,7 @@ class Gallery:
         labels: their classes, or None.
         nearest: the real image nearest to each of the first ``NEAREST`` by the features, or None.
         distances: Euclidean, in feature space.
+        features: the extractor of distances.
         curve: (k, precision, recall) of up to ``CURVE_IMAGES`` images of each set.
     """
 
@@ -33,6 +34,7 @@ class Gallery:
     nearest: UInt8[np.ndarray, "m h2 w2 3"] | None = None
     distances: Float[np.ndarray, " m"] | None = None
     curve: tuple[tuple[int, float, float], ...] = ()
+    features: str = ""
 
 
 def make_gallery(
@@ -62,7 +64,7 @@ def make_gallery(
     curve = ()
     if features is not None and reference is not None and reference.images is not None:
         curve = precision_recall_curve(features, reference.features)
-    return Gallery(chunk.pixels, labels, nearest, distances, curve)
+    return Gallery(chunk.pixels, labels, nearest, distances, curve, extractor.name)
 
 
 def nearest_rows(
@@ -79,7 +81,8 @@ def precision_recall_curve(
 ) -> tuple[tuple[int, float, float], ...]:
     """(k, precision, recall) for several k, on evenly spaced images of both sets."""
     parts = [
-        rows[:: max(1, len(rows) // CURVE_IMAGES)][:CURVE_IMAGES] for rows in (generated, real)
+        rows[np.arange(min(len(rows), CURVE_IMAGES)) * len(rows) // min(len(rows), CURVE_IMAGES)]
+        for rows in (generated, real)
     ]
     made, true = parts
     sizes = [k for k in NEIGHBOURS if k < min(len(made), len(true))]

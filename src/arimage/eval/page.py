@@ -15,6 +15,7 @@ from arimage.files import write_text
 from arimage.images import grid
 
 CLASS = "class_"  # details of this name are of one class
+INFLUENCES = ("fid", "sfid", "fd_dinov2")  # where that is how far its images move the score
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem;
   color: #1b1f24; }
@@ -77,11 +78,12 @@ def _classes(report: Report) -> list[str]:
     if not found:
         return []
     names = [s.name for s in report.scores if any(s.name in row for row in found.values())]
+    titles = [f"moves {name} by" if name in INFLUENCES else name for name in names]
     rows = [
         (label, *(f"{row[name]:.4g}" if name in row else "" for name in names))
         for label, row in found.items()
     ]
-    return ["<h2>Classes</h2>", f'<div class="scroll">{_table(("class", *names), rows)}</div>']
+    return ["<h2>Classes</h2>", f'<div class="scroll">{_table(("class", *titles), rows)}</div>']
 
 
 def _pictures(gallery: Gallery) -> list[str]:
@@ -94,8 +96,8 @@ def _pictures(gallery: Gallery) -> list[str]:
         far = ", ".join(f"{d:.3g}" for d in gallery.distances)
         parts += [
             "<h2>Nearest real images</h2>",
-            "<p>Above: generated; below: the real image nearest to it by the features, "
-            f"at distances {far}.</p>",
+            "<p>Above: generated; below: the real image nearest to it by "
+            f"{_text(gallery.features)}, at distances {far}.</p>",
             _image(_sheet(np.concatenate([made, real]), len(made)), "generated above, real below"),
         ]
     if gallery.curve:

@@ -29,6 +29,7 @@ from arimage.eval.extraction import Images, read_batches
 from arimage.eval.moments import Moments, extend
 from arimage.eval.registry import METRICS, PAIR_METRICS
 from arimage.eval.report import Protocol, Report
+from arimage.eval.warnings import few_images, unread
 from arimage.registry import unknown_name
 from arimage.shapes import Float, Int, UInt8
 
@@ -178,8 +179,9 @@ def evaluate_reconstructions(
         raise ValueError("the given code counter has already seen ids; pass a new one")
     views = _views([metric for metric in chosen if isinstance(metric, Metric)], features)
     pairs = [metric for metric in chosen if isinstance(metric, PairMetric)]
-    digest, count = hashlib.sha256(), 0
-    for pixels, known in read_batches(images, labels, batch_size):
+    digest, count, skipped, size = hashlib.sha256(), 0, [], None
+    for pixels, known in read_batches(images, labels, batch_size, skipped):
+        size = pixels.shape[1:3]
         decoded = decoded_batch(reconstruct, pixels)
         for pair in pairs:
             pair.update(pixels, decoded)
@@ -193,8 +195,12 @@ def evaluate_reconstructions(
     used = [] if codes is None else codes.scores(count)
     return Report(
         scores=(*(scores[metric] for metric in chosen), *used),
-        protocol=protocol_of(
-            ", ".join(view.extractor.name for view in views) or "-", count, digest, settings
+        protocol=replace(
+            protocol_of(", ".join(v.extractor.name for v in views) or "-", count, digest, settings),
+            source=getattr(images, "name", None),
+            size=size,
+            skipped=skipped,
+            warnings=warnings_of_pairs(chosen, count, skipped),
         ),
     )
 
@@ -334,6 +340,14 @@ def seen_by(
             "expected one per image"
         )
     return batch
+
+
+def warnings_of_pairs(
+    metrics: Sequence[PairMetric | Metric], count: int, skipped: list[str]
+) -> list[str]:
+    """What a reader has to know of scores of so few reconstructions, or of fewer than came."""
+    names = [f"r{metric.name}" for metric in metrics if isinstance(metric, Metric)]
+    return few_images(names, count) + unread(skipped)
 
 
 def protocol_of(

@@ -10,7 +10,14 @@ import numpy as np
 from arimage.eval.base import feature_extractor
 from arimage.eval.extraction import Images, read_batches
 from arimage.eval.metrics.fid import FrechetDistance
-from arimage.eval.pairs import Originals, Reconstruct, decoded_batch, protocol_of, seen_by
+from arimage.eval.pairs import (
+    Originals,
+    Reconstruct,
+    decoded_batch,
+    protocol_of,
+    seen_by,
+    warnings_of_pairs,
+)
 from arimage.eval.report import Report
 
 
@@ -47,8 +54,9 @@ def evaluate_perturbed(
     functions = [perturbed(alpha, delta) for alpha, delta in grid]
     originals = Originals(feature_extractor(features))
     distances = [FrechetDistance() for _ in grid]
-    digest = hashlib.sha256()
-    for pixels, _ in read_batches(images, None, batch_size):
+    digest, skipped, size = hashlib.sha256(), [], None
+    for pixels, _ in read_batches(images, None, batch_size, skipped):
+        size = pixels.shape[1:3]
         originals.update(pixels, None)
         for function, distance in zip(functions, distances, strict=True):
             distance.update(seen_by(originals.extractor, decoded_batch(function, pixels), None))
@@ -59,5 +67,11 @@ def evaluate_perturbed(
     score = replace(each[0], name="pfid", value=sum(values.values()) / len(values), details=values)
     return Report(
         scores=(score,),
-        protocol=protocol_of(originals.extractor.name, score.count, digest, settings),
+        protocol=replace(
+            protocol_of(originals.extractor.name, score.count, digest, settings),
+            source=getattr(images, "name", None),
+            size=size,
+            skipped=skipped,
+            warnings=warnings_of_pairs(distances, score.count, skipped),
+        ),
     )

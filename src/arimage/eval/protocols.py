@@ -1,7 +1,7 @@
 """Named, versioned protocols: what to generate, how it becomes pixels, what it is compared with.
 
 A score belongs to a protocol. The name ends in a version: a protocol never changes, a better one is
-a new version. ``find_protocol`` also takes a name without its last parts where that is unambiguous.
+a new version. ``find_protocol`` also takes the beginning of a name: the first such protocol.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -14,6 +14,8 @@ from arimage.registry import unknown_name
 from arimage.shapes import Int
 
 ADM = ("fid", "sfid", "inception_score", "precision", "recall")
+# openai/guided-diffusion@22e0df8 evaluations/evaluator.py: blocks of 5,000 images, in order
+ADM_SETTINGS = {"inception_score": {"split_size": 5_000}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class EvaluationProtocol:
         rounding: of floats to 8 bits (images.to_pixels).
         reference: a name of ``references.KNOWN``.
         features: a name of ``FEATURES``.
-        metrics: names of ``METRICS``.
+        metrics: names of ``METRICS``; ``metric_settings``: their arguments where not the defaults.
         settings: sampling settings that belong to it; those of a preset where it has none.
         source: where it is written down.
     """
@@ -47,6 +49,7 @@ class EvaluationProtocol:
     reference: str = "imagenet256"
     features: str = "inception"
     metrics: tuple[str, ...] = ADM
+    metric_settings: dict[str, dict[str, Any]] = field(default_factory=lambda: dict(ADM_SETTINGS))
     settings: dict[str, Any] = field(default_factory=dict)
     source: str = "this package"
 
@@ -76,14 +79,14 @@ _PUBLISHED = (  # eval settings of a system are those of its presets in zoo.py
     EvaluationProtocol(
         name="var-imagenet256-50k-v1",
         count=50_000,
-        source="FoundationVision/VAR@78b9539 README.md: 50 images per class",
+        source="FoundationVision/VAR@78b9539 README.md: 50 images per class; rounding is not said",
     ),
     EvaluationProtocol(
         name="var-imagenet512-50k-v1",
         count=50_000,
         image_size=512,
         reference="imagenet512",
-        source="FoundationVision/VAR@78b9539 README.md: 50 images per class",
+        source="FoundationVision/VAR@78b9539 README.md: 50 images per class; rounding is not said",
     ),
     EvaluationProtocol(
         name="llamagen-imagenet256-50k-v1",
@@ -109,6 +112,7 @@ _DIGITS = (
         reference="digits",
         features="digits",
         metrics=("fid", "inception_score", "precision", "recall", "accuracy"),
+        metric_settings={},
     ),
 )
 PROTOCOLS: dict[str, EvaluationProtocol] = {

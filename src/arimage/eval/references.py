@@ -22,6 +22,7 @@ import torch
 
 from arimage.eval.arrays import npz_member, open_zip
 from arimage.eval.base import FeatureBatch, FeatureExtractor, Reference
+from arimage.eval.cache import FeatureCache
 from arimage.eval.extraction import Pass, as_source, extract
 from arimage.eval.moments import Moments, extend
 from arimage.eval.sources import ArraySource, ImageSource, digest
@@ -43,6 +44,7 @@ class KnownReference:
     count: int | None = None
     sha256: str | None = None
     packaged: str = ""
+    remark: str = ""
 
 
 _ADM = "the reference batches that openai/guided-diffusion lists in evaluations/README.md"
@@ -56,7 +58,12 @@ KNOWN = {
             count=1_281_167,
         ),
         KnownReference(
-            name="imagenet512", file="VIRTUAL_imagenet512.npz", where=_ADM, count=1_281_167
+            name="imagenet512",
+            file="VIRTUAL_imagenet512.npz",
+            where=_ADM,
+            count=1_281_167,
+            remark="the 512 px reference is reported to hold 1,000 images only, and precision and "
+            "recall are of these (openai/guided-diffusion, issue 19)",
         ),
         KnownReference(
             name="digits",
@@ -93,24 +100,27 @@ def load_reference(
         return _named(read_statistics(path, extractor, how, images=images), known)
     if isinstance(given, str | Path) and is_statistics(Path(given)):
         return read_statistics(Path(given), extractor, how, images=images)
-    return from_images(given, extractor, how, name=role)
+    return from_images(given, extractor, how, name=role, keep=None if images else 0)
 
 
 def from_images(
-    given: Any, extractor: FeatureExtractor, how: Pass, *, name: str, labels: Any = None
+    given: Any,
+    extractor: FeatureExtractor,
+    how: Pass,
+    *,
+    name: str,
+    labels: Any = None,
+    keep: int | None = None,
 ) -> Reference:
     """A set of real images in any form; ``name`` is that of arrays and iterables."""
-    source = as_source(given)
-    if source is None:  # it can be read once, but its hash and another extractor need it again
-        source = ArraySource(np.concatenate(list(pixel_batches(given))), name)
-    elif isinstance(given, np.ndarray):
-        source = ArraySource(given, name)
-    return from_source(source, extractor, how, labels)
+    source = as_source(rereadable(given, name))
+    assert source is not None
+    return from_source(source, extractor, how, labels, keep)
 
 
 def _named(reference: Reference, known: KnownReference) -> Reference:
     count = reference.count if reference.count is not None else known.count
-    return replace(reference, name=known.name, count=count)
+    return replace(reference, name=known.name, count=count, remark=known.remark)
 
 
 def is_statistics(path: Path) -> bool:
@@ -126,29 +136,59 @@ def is_statistics(path: Path) -> bool:
     return True
 
 
+def rereadable(given: Any, name: str) -> Any:
+    """``given``, or its images as one source called ``name`` where it is an array, or could be read
+    only once: its hash and another extractor need it again."""
+    if isinstance(given, str | Path | Reference | ImageSource):
+        return given
+    if isinstance(as_source(given), ArraySource):
+        return ArraySource(given, name)
+    return ArraySource(np.concatenate([*pixel_batches(given)]), name)
+
+
 def from_source(
-    source: ImageSource, extractor: FeatureExtractor, how: Pass, labels: Any = None
+    source: ImageSource,
+    extractor: FeatureExtractor,
+    how: Pass,
+    labels: Any = None,
+    keep: int | None = None,
 ) -> Reference:
-    """Extracts a set of real images, cached and resumable like any other."""
+    """Extracts a set of real images, cached and resumable like any other.
+
+    ``keep``: features of so many images stay, evenly spaced; None keeps all, 0 none.
+    """
     kept: list[FeatureBatch] = []
-    moments = spatial = None
+    moments, spatial, size, skipped = None, None, None, 0
+    total = len(source) if keep is None else min(keep, len(source))
+    wanted = np.arange(total) * len(source) // max(total, 1)
     for batch in extract(source, [extractor], labels, how):
-        seen = batch[extractor.name].batch
+        seen, size = batch[extractor.name].batch, size or batch[extractor.name].size
+        skipped += len(batch[extractor.name].skipped)
         if len(seen):
             moments, spatial = extend(moments, seen.features), extend(spatial, seen.spatial)
-            kept.append(replace(seen, spatial=None))
+            kept.append(seen.rows(np.isin(batch[extractor.name].kept, wanted)))
     if moments is None:
         raise ValueError(f"got no image from {source.name}")
+    remark = f"{skipped} images of {source.name} could not be read" if skipped else ""
     return Reference(
         name=source.name,
         extractor=extractor.name,
         moments=moments,
-        images=FeatureBatch.concatenate(kept),
-        sha256=source.sha256(),
+        images=FeatureBatch.concatenate(kept) if total else None,
+        sha256=content_hash(source, how),
         spatial=spatial,
         count=moments.count,
-        source=source if moments.count == len(source) else None,
+        size=size,
+        remark=remark,
+        source=source if moments.count == len(source) == total else None,
     )
+
+
+def content_hash(source: ImageSource, how: Pass) -> str:
+    """The hash of a source's content, kept in the cache: it needs every image."""
+    if how.cache is None:
+        return source.sha256()
+    return FeatureCache(how.cache, source, how.batch_size).remember("sha256", source.sha256)
 
 
 def read_statistics(
@@ -176,18 +216,21 @@ def read_statistics(
             _moments(path, arrays["mu_s"], arrays["sigma_s"], count) if "mu_s" in arrays else None
         ),
         count=count,
-        remark=""
+        size=tuple(meta["size"]) if meta.get("size") else None,
+        remark=meta.get("remark", "")
         if meta
-        else "the file does not say which network made it; the FID Inception is taken",
+        else f"{path.name} does not say which network made it; {name} is taken",
     )
     if "features" in arrays:
         rows = {key: arrays.get(key) for key in ("features", "probabilities", "labels")}
         return replace(reference, images=FeatureBatch(extractor=name, **rows))
     if images and "arr_0" in members:
-        pixels = ArraySource(npz_member(path, "arr_0"), path.name)
+        labels = npz_member(path, "arr_1") if "arr_1" in members else None
+        labels = labels if labels is not None and labels.ndim == 1 else None
+        pixels = ArraySource(npz_member(path, "arr_0"), path.name, labels)
         pixels.identity = digest(path.resolve(), reference.sha256)
         seen = from_source(pixels, extractor, how)
-        return replace(reference, images=seen.images, source=seen.source)
+        return replace(reference, images=seen.images, source=seen.source, size=seen.size)
     return reference
 
 
@@ -238,13 +281,12 @@ def _torch_statistics(path: Path) -> tuple[dict[str, Any], list[str]]:
     return {key: np.asarray(found[key]) for key in ("mu", "sigma")}, []
 
 
-def save_reference(path: str | Path, reference: Reference, keep: int = 10_000) -> Path:
-    """Writes a reference as npz; also readable by what reads mu and sigma.
-
-    ``keep``: features of so many images, evenly spaced, for metrics that compare single ones.
-    """
+def save_reference(path: str | Path, reference: Reference) -> Path:
+    """Writes a reference as npz, with the features of its images; also readable by what reads mu
+    and sigma."""
     meta = {"version": VERSION, "name": reference.name, "extractor": reference.extractor}
-    meta |= {"images_sha256": reference.sha256}
+    meta |= {"images_sha256": reference.sha256, "size": reference.size}
+    meta |= {"remark": reference.remark}
     arrays: dict[str, Any] = {
         "mu": reference.moments.mean,
         "sigma": reference.moments.covariance,
@@ -253,12 +295,10 @@ def save_reference(path: str | Path, reference: Reference, keep: int = 10_000) -
     }
     if reference.spatial is not None:
         arrays |= {"mu_s": reference.spatial.mean, "sigma_s": reference.spatial.covariance}
-    if reference.images is not None and keep:
-        total = len(reference.images)
-        rows = np.arange(min(keep, total)) * total // min(keep, total)
+    if reference.images is not None:
         for key in ("features", "probabilities", "labels"):
             part = getattr(reference.images, key)
-            arrays |= {} if part is None else {key: part[rows]}
+            arrays |= {} if part is None else {key: part}
     path = Path(path)
     with new_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)

@@ -10,22 +10,31 @@ from typing import Any
 import numpy as np
 
 from arimage.eval.base import (
+    FeatureBatch,
     FeatureExtractor,
     Metric,
     Reference,
     RowMetric,
+    Score,
     feature_extractor,
 )
 from arimage.eval.cache import Seen
 from arimage.eval.extraction import Images, Pass, as_source, extract
 from arimage.eval.gallery import Gallery, make_gallery
-from arimage.eval.protocols import EvaluationProtocol, find_protocol
-from arimage.eval.references import load_reference
+from arimage.eval.protocols import ADM, EvaluationProtocol, find_protocol
+from arimage.eval.references import load_reference, rereadable
 from arimage.eval.registry import GROUPS, METRICS
 from arimage.eval.report import Protocol, Report
-from arimage.eval.rows import Shared
+from arimage.eval.rows import Shared, check_same_width
 from arimage.eval.sources import ImageSource
-from arimage.eval.warnings import deviations, warnings_of
+from arimage.eval.warnings import (
+    deviations,
+    few_images,
+    other_labels,
+    singular,
+    sorted_by_class,
+    unread,
+)
 
 DEFAULT_FEATURES = "inception"
 
@@ -74,37 +83,39 @@ def evaluate(
     """
     start, settings = time.perf_counter(), _checked_settings(settings)
     source = as_source(images)
-    plan = _plan(protocol, images)
-    how = Pass(batch_size, cache)
-    metrics = plan.metrics if metrics is None and plan else metrics
-    chosen = feature_extractor(features or (plan.features if plan else DEFAULT_FEATURES))
+    plan, how = _plan(protocol, images), Pass(batch_size, cache)
+    asked = _default_metrics(plan, features) if metrics is None else metrics
+    chosen = _Lazy(features or (plan.features if plan else DEFAULT_FEATURES))
     reference = plan.reference if reference is None and plan else reference
-    sets = _Sets({"reference": reference, "training": training}, how)
-    tasks = [_task(metric, chosen, sets, uncertainty) for metric in _metric_objects(metrics)]
+    metrics = _metric_objects(asked, plan)
+    single = {metric.against for metric in metrics if metric.needs == "images"}
+    sets = _Sets({"reference": reference, "training": training}, how, single)
+    tasks = [_task(metric, chosen, sets, uncertainty) for metric in metrics]
     extractors = {task.extractor.name: task.extractor for task in tasks}
     facts = _Facts()
     for batch in extract(images if source is None else source, [*extractors.values()], labels, how):
-        facts.add(next(iter(batch.values())))
+        facts.add(batch)
         for task in tasks:
-            if len(batch[task.extractor.name].batch):
-                task.metric.update(batch[task.extractor.name].batch)
+            task.update(batch[task.extractor.name].batch)
     shared: Shared = {"metrics": tuple(task.metric for task in tasks)}
     scores = tuple(task.metric.compute(task.reference, shared) for task in tasks)
     references = _records(tasks)
     record = getattr(source, "record", {}) | settings
     differs = record.pop("deviations", [])
+    name = tasks[0].extractor.name if chosen.made is None else chosen.made.name
+    differs += [] if hasattr(source, "protocol") else other_labels(plan, facts.labels)
     made_by = Protocol(
         name=plan.name if plan else None,
         count=facts.count,
-        features=chosen.name,
+        features=name,
         size=facts.size,
         source=getattr(source, "name", None),
         references=references,
         settings=record,
         skipped=facts.skipped,
         seconds=round(time.perf_counter() - start, 1),
-        warnings=facts.warnings([task.metric for task in tasks], references),
-        deviations=deviations(plan, facts.count, facts.size, chosen.name, references) + differs,
+        warnings=_warnings(tasks, scores, facts, references),
+        deviations=deviations(plan, facts.count, facts.size, name, references) + differs,
     )
     pictures = _gallery(source, gallery, tasks) if source is not None and gallery > 0 else None
     return Report(scores=scores, protocol=made_by, gallery=pictures)
@@ -126,8 +137,11 @@ def fill_cache(images: Images, extractors: Sequence[Any], how: Pass) -> int:
 
 def extractors_of(metrics: Sequence[str | Metric], features: Any) -> list[FeatureExtractor]:
     """What ``evaluate`` would run on each image."""
-    own = [metric.features or features for metric in _metric_objects(metrics)]
-    found = [feature_extractor(each) for each in own]
+    chosen = _Lazy(features)
+    found = [
+        chosen.of_kind(metric.features) if metric.features else chosen.get()
+        for metric in _metric_objects(metrics)
+    ]
     return list({extractor.name: extractor for extractor in found}.values())
 
 
@@ -135,28 +149,71 @@ class _Facts:
     """What is remembered of the images themselves."""
 
     def __init__(self) -> None:
-        self.count, self.size, self.dimension = 0, None, 0
+        self.count, self.size = 0, None
         self.skipped: list[str] = []
+        self.dimensions: dict[str, tuple[int, int]] = {}
         self._labels: list[np.ndarray] = []
 
-    def add(self, seen: Seen) -> None:
+    def add(self, batch: dict[str, Seen]) -> None:
         """Counts a batch."""
+        seen = next(iter(batch.values()))
         self.count += len(seen.kept)
         self.size = self.size or seen.size
         self.skipped += seen.skipped
-        self.dimension = max(self.dimension, seen.batch.features.shape[1])
         if seen.batch.labels is not None:
             self._labels.append(seen.batch.labels)
+        for name, each in batch.items():
+            spatial = each.batch.spatial
+            if len(each.batch):
+                wide = 0 if spatial is None else spatial.shape[1]
+                self.dimensions[name] = (each.batch.features.shape[1], wide)
 
-    def warnings(
-        self, metrics: Sequence[Metric], references: dict[str, dict[str, Any]]
-    ) -> list[str]:
-        """What a reader has to know of scores of these images."""
-        labels = np.concatenate(self._labels) if self._labels else None
-        found = warnings_of(metrics, labels, self.dimension, references)
-        if self.skipped:
-            found.append(f"{len(self.skipped)} images could not be read and are not counted")
-        return found
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Of all images; None where there are none."""
+        return np.concatenate(self._labels) if self._labels else None
+
+
+def _warnings(
+    tasks: "list[_Task]",
+    scores: Sequence[Score],
+    facts: _Facts,
+    references: dict[str, dict[str, Any]],
+) -> list[str]:
+    """What a reader has to know of scores of these images."""
+    metrics = [task.metric for task in tasks]
+    names = [m.name for m in metrics if m.against == "reference" or m.order_matters]
+    found = few_images(names, facts.count)
+    for task in tasks:
+        features, spatial = facts.dimensions[task.extractor.name]
+        found += singular(task.metric, spatial if task.metric.name == "sfid" else features)
+    found += sorted_by_class(scores, facts.labels) + unread(facts.skipped)
+    sizes = {task.reference.size for task in tasks if task.reference is not None}
+    found += [
+        f"the images have {facts.size[1]} x {facts.size[0]} pixels and the reference {w} x {h}"
+        for h, w in sorted(size for size in sizes if size not in (None, facts.size))
+        if facts.size is not None
+    ]
+    return found + [record["remark"] for record in references.values() if "remark" in record]
+
+
+class _Lazy:
+    """The caller's extractor, made when a metric first wants it."""
+
+    def __init__(self, features: Any) -> None:
+        self._features, self.made = features, None
+
+    def get(self) -> FeatureExtractor:
+        """The extractor."""
+        if self.made is None:
+            self.made = feature_extractor(self._features)
+        return self.made
+
+    def of_kind(self, name: str) -> FeatureExtractor:
+        """The caller's if it is a ``name`` (with weights of their own, say), else a new one."""
+        given = self._features
+        kind = given.partition("=")[0] if isinstance(given, str) else getattr(given, "name", "")
+        return self.get() if kind.partition("@")[0] == name else feature_extractor(name)
 
 
 @dataclass(frozen=True)
@@ -167,53 +224,80 @@ class _Task:
     extractor: FeatureExtractor
     reference: Reference | None
 
+    def update(self, batch: FeatureBatch) -> None:
+        """Shows a batch, if there is anything in it; the first one tells whether sets fit."""
+        if not len(batch):
+            return
+        if not self.metric.count and self.reference is not None and self.metric.name != "sfid":
+            check_same_width(batch.features, self.reference.moments.mean[None])
+        self.metric.update(batch)
+
 
 def _gallery(source: ImageSource, count: int, tasks: list[_Task]) -> Gallery:
     """Pictures by the first metric that knows single real images, else samples alone."""
-    suited = [t for t in tasks if t.reference is not None and t.reference.images is not None]
+    compared = [task for task in tasks if task.metric.against == "reference"]
+    suited = [t for t in compared if t.reference is not None and t.reference.images is not None]
     task = next((t for t in suited if isinstance(t.metric, RowMetric)), (suited or tasks)[0])
     rows = task.metric.collected({}) if isinstance(task.metric, RowMetric) and suited else None
     return make_gallery(source, count, task.extractor, task.reference, rows)
 
 
 class _Sets:
-    """The reference and training sets, extracted when a metric first asks, once per extractor."""
+    """The reference and training sets, extracted when a metric first asks, once per extractor.
 
-    def __init__(self, given: dict[str, Any], how: Pass) -> None:
-        self._given, self._how = given, how
-        self._built: dict[tuple[str, str, bool], Reference] = {}
+    ``single``: the roles of which a metric wants single images, not only moments.
+    """
 
-    def get(self, role: str, extractor: FeatureExtractor, images: bool) -> Reference | None:
+    def __init__(self, given: dict[str, Any], how: Pass, single: set[str]) -> None:
+        self._given, self._how, self._single = given, how, single
+        self._built: dict[tuple[str, str], Reference] = {}
+
+    def get(self, role: str, extractor: FeatureExtractor) -> Reference | None:
         """The set called ``role`` as ``extractor`` sees it; None when the caller gave none."""
-        given = self._given[role]
-        if given is None:
+        if self._given[role] is None:
             return None
-        key = (role, extractor.name, images)
-        full = (role, extractor.name, True)
-        if full in self._built:
-            return self._built[full]
+        key = (role, extractor.name)
         if key not in self._built:
             try:
+                given = self._given[role] = rereadable(self._given[role], role)
                 self._built[key] = load_reference(
-                    given, extractor, self._how, images=images, role=role
+                    given, extractor, self._how, images=role in self._single, role=role
                 )
             except (TypeError, ValueError) as error:
                 raise ValueError(f"in the {role} set: {error}") from error
-            if self._built[key].images is not None:
-                self._built[full] = self._built[key]
         return self._built[key]
 
 
 def _plan(protocol: Any, images: Any) -> EvaluationProtocol | None:
-    found = getattr(images, "protocol", None) if protocol is None else protocol
-    return find_protocol(found) if isinstance(found, str) else found
+    """The protocol; ValueError where the images were made by another one."""
+    own = getattr(images, "protocol", None)
+    found = find_protocol(protocol) if isinstance(protocol, str) else protocol
+    if own is not None and found not in (None, own):
+        raise ValueError(
+            f"got the protocol {found.name!r} for images of {own.name!r}; give it to stream_dataset"
+        )
+    return own or found
 
 
-def _metric_objects(metrics: Sequence[str | Metric] | None) -> list[Metric]:
-    """Fresh metric objects, each name once; groups are spelt out."""
-    given = [metrics] if isinstance(metrics, str) else list(metrics or ())
+def _default_metrics(plan: EvaluationProtocol | None, features: Any) -> Sequence[str]:
+    """Those of the protocol; else the published evaluator's, or what any features allow."""
+    if plan is not None:
+        return plan.metrics
+    inception = features is None or (isinstance(features, str) and features == DEFAULT_FEATURES)
+    return ADM if inception else ("fid", "precision", "recall")
+
+
+def _metric_objects(
+    metrics: Sequence[str | Metric], plan: EvaluationProtocol | None = None
+) -> list[Metric]:
+    """Fresh metric objects, each name once; groups are spelt out, settings are the protocol's."""
+    given = [metrics] if isinstance(metrics, str) else list(metrics)
     spelt = [m for name in given for m in (GROUPS.get(name, [name]) if _text(name) else [name])]
-    found = [metric if isinstance(metric, Metric) else METRICS[metric]() for metric in spelt]
+    options = plan.metric_settings if plan else {}
+    found = [
+        metric if isinstance(metric, Metric) else METRICS[metric](**options.get(metric, {}))
+        for metric in spelt
+    ]
     names = [metric.name for metric in found]
     if not names:
         raise ValueError(f"got no metric; choose from {', '.join(METRICS)}")
@@ -232,12 +316,11 @@ def _text(name: Any) -> bool:
     return isinstance(name, str)
 
 
-def _task(metric: Metric, chosen: FeatureExtractor, sets: _Sets, uncertainty: bool) -> _Task:
+def _task(metric: Metric, chosen: _Lazy, sets: _Sets, uncertainty: bool) -> _Task:
     """Fails on a missing or unfit set now, before hours of generation."""
-    metric.uncertain = uncertainty
-    extractor = feature_extractor(metric.features) if metric.features else chosen
-    images = metric.needs == "images"
-    reference = sets.get(metric.against, extractor, images) if metric.against else None
+    metric.uncertain |= uncertainty
+    extractor = chosen.of_kind(metric.features) if metric.features else chosen.get()
+    reference = sets.get(metric.against, extractor) if metric.against else None
     metric.check_reference(reference, extractor.name)
     return _Task(metric, extractor, reference)
 

@@ -8,6 +8,7 @@ import hashlib
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -191,10 +192,13 @@ def folder_source(folder: Path, options: ReadOptions) -> ImageSource:
 
 
 def labels_of(names: Sequence[str]) -> np.ndarray | None:
-    """Class labels where every image is in a sub-folder (numbered in sorted order), or where every
-    name holds one, as those of `arimage generate` do; None otherwise."""
-    folders = [name.split("/")[0] if "/" in name else "" for name in names]
+    """Class labels where every image is in a sub-folder, or where every name holds one, as those of
+    `arimage generate` do; None otherwise. Folders named by numbers are those classes, others are
+    numbered in sorted order (as ImageNet's are)."""
+    folders = [name.split("/")[-2] if "/" in name else "" for name in names]
     if all(folders) and len(set(folders)) > 1:
+        if all(folder.isdigit() for folder in folders):
+            return np.array([int(folder) for folder in folders])
         order = {folder: i for i, folder in enumerate(sorted(set(folders)))}
         return np.array([order[folder] for folder in folders])
     found = [CLASS_IN_NAME.search(name) for name in names]
@@ -212,8 +216,8 @@ def zip_source(path: Path, options: ReadOptions) -> ImageSource:
     def open_one(i: int) -> Image.Image:
         try:
             data = io.BytesIO(archive.read(names[i]))
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{path}:{names[i]} is damaged ({error})") from error
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
+            raise ValueError(f"{path}:{names[i]} is damaged or locked ({error})") from error
         return open_image(data, f"{path}:{names[i]}")
 
     facts = [(info.filename, info.CRC) for info in archive.infolist()]
@@ -229,8 +233,6 @@ def zip_source(path: Path, options: ReadOptions) -> ImageSource:
 
 def npz_source(path: Path, options: ReadOptions) -> ImageSource:
     """``arr_0`` of a npz as the published evaluator takes it, or a npy; labels in ``arr_1``."""
-    if options.size is not None:
-        raise ValueError(f"got size {options.size} for {path}; an array of pixels has its size")
     if path.suffix == ".npy":
         pixels, labels = load_npy(path), None
     else:
@@ -246,6 +248,12 @@ def npz_source(path: Path, options: ReadOptions) -> ImageSource:
         raise ValueError(
             f"{path} holds {pixels.dtype} of shape {pixels.shape}; expected uint8 pixels "
             "(n, h, w, 3) in arr_0"
+        )
+    if options.size not in (None, *pixels.shape[1:3]) or not len(pixels):
+        raise ValueError(
+            f"{path} holds {len(pixels)} images of {pixels.shape[2]} x {pixels.shape[1]} pixels; "
+            f"expected at least one{f' of {options.size}' if options.size else ''}: arrays are not "
+            "cut, give image files"
         )
     source = ArraySource(pixels, path.name, labels)
     facts = path.stat()
@@ -266,11 +274,14 @@ def dataset_source(dataset: Any, name: str, options: ReadOptions) -> ImageSource
     classes = [c for c, kind in features.items() if type(kind).__name__ == "ClassLabel"]
     classes += [c for c in ("label", "labels", "cls") if c in features and c not in classes]
 
+    import datasets
+
+    plain = dataset.cast_column(columns[0], datasets.Image(decode=False))  # files as they are
+
     def open_one(i: int) -> Image.Image:
-        try:
-            return dataset[i][columns[0]]
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"image {i} of {name} is not readable ({error})") from error
+        stored = plain[i][columns[0]]
+        data = stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"])
+        return open_image(data, f"image {i} of {name}")
 
     return FilesSource(
         [f"{name}[{i}]" for i in range(len(dataset))],
@@ -283,14 +294,17 @@ def dataset_source(dataset: Any, name: str, options: ReadOptions) -> ImageSource
 
 
 def load_dataset(name: str, options: ReadOptions) -> ImageSource:
-    """A data set by hub id, parquet file or folder that ``datasets`` saved.
+    """A data set by hub id ("owner/name", "owner/name:split"), parquet file or folder that
+    ``datasets`` saved.
 
     Raises:
         ValueError: several splits and none chosen. FileNotFoundError: it cannot be had.
     """
     import datasets
 
-    path = Path(name)
+    path, split = Path(name), options.split
+    if not path.exists() and ":" in name:
+        name, _, split = name.partition(":")
     try:
         if path.is_dir():
             found = datasets.load_from_disk(str(path))
@@ -306,9 +320,11 @@ def load_dataset(name: str, options: ReadOptions) -> ImageSource:
         ) from error
     if isinstance(found, dict):
         splits = list(found)
-        split = options.split or (splits[0] if len(splits) == 1 else None)
+        split = split or (splits[0] if len(splits) == 1 else None)
         if split not in splits:
-            raise ValueError(f"{name} has the splits {', '.join(splits)}; got {split}: choose one")
+            raise ValueError(
+                f"{name} has the splits {', '.join(splits)}; got {split}: write {name}:{splits[0]}"
+            )
         found = found[split]
     return dataset_source(found, name, options)
 
@@ -331,4 +347,7 @@ def open_path(path: str | Path, options: ReadOptions | None = None) -> ImageSour
         raise ValueError(f"{path} is not a folder, .zip, .npz, .npy or .parquet file of images")
     if path.is_file() or (text.count("/") == 1 and not text.startswith((".", "/", "~"))):
         return load_dataset(text, options)
-    raise NotADirectoryError(f"{path} is not a folder; give a folder of images, a npz or a zip")
+    raise NotADirectoryError(
+        f"{path} is not a folder{' and no file' if path.suffix else ''}; give a folder of images, "
+        "a npz or a zip"
+    )

@@ -97,6 +97,8 @@ def _label_array(labels: Any) -> Int[np.ndarray, " n"]:
             f"got labels of shape {array.shape} and type {array.dtype}; "
             "expected one integer class label per image"
         )
+    if array.size and array.min() < 0:
+        raise ValueError(f"got the label {array.min()}; classes count from 0")
     return array.astype(np.int64)
 
 

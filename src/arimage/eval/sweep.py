@@ -1,5 +1,6 @@
 """Scores along a grid of settings: FID against IS, or precision against recall."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -41,7 +42,7 @@ def _range(text: str, values: str) -> list[Any]:
         raise ValueError(
             f"got {text!r}; a range is first:last:step, for example 1:4:0.5"
         ) from error
-    if not step > 0 or last < first:
+    if not (0 < step < math.inf and -math.inf < first <= last < math.inf):
         raise ValueError(f"got {text!r}; a range runs upwards by a step above 0")
     count = int((last - first) / step + 1e-9) + 1
     found = [round(first + i * step, 10) for i in range(count)]

@@ -86,7 +86,8 @@ class DigitClassifier(nn.Module):
                 f"{path} cannot be read ({error}): the file is truncated or not safetensors; "
                 "download or save it again"
             ) from error
-        model = cls()
+        with torch.device("cpu"):  # small: it runs there whatever torch's default device is
+            model = cls()
         problem = _difference(model.state_dict(), weights)
         if problem:
             raise ValueError(

@@ -6,7 +6,7 @@ Source: Salimans et al. 2016, "Improved Techniques for Training GANs", section 4
 consecutive images, bounds i * n // 10. Published numbers: ``InceptionScore(split_size=5000)`` cuts
 blocks as openai/guided-diffusion@22e0df8 evaluations/evaluator.py does (for 50,000 images that is
 the default; the last block may be short), ``InceptionScore(seed=2020)`` shuffles first as
-torch-fidelity 0.4.0 does. ``std`` has ddof 0.
+torch-fidelity 0.4.0 does. ``std`` has ddof 0; ``shuffled`` is the score after that shuffle.
 
 What holds: order matters. A split of one class scores 1, so a set sorted by class scores far
 less than the same set shuffled: generate or read images in mixed order. Between 1 and the number
@@ -23,6 +23,8 @@ from arimage.eval.base import FeatureBatch, Reference, RowMetric
 from arimage.eval.rows import Shared
 from arimage.shapes import Float
 
+SHUFFLE_SEED = 2020  # torch-fidelity 0.4.0
+
 
 def divergence_score(probabilities: Float[np.ndarray, "n classes"]) -> float:
     """The score of one split, in float64; a probability of 0 contributes 0, as its limit."""
@@ -38,7 +40,7 @@ def class_probabilities(name: str, batch: FeatureBatch) -> Float[np.ndarray, "b 
     if batch.probabilities is None:
         raise ValueError(
             f"{name!r} needs class probabilities and {batch.extractor!r} gives none; "
-            "use features='digits' or another classifier"
+            "use features='inception', 'digits' or another classifier"
         )
     return batch.probabilities
 
@@ -68,18 +70,21 @@ class InceptionScore(RowMetric):
 
     def result(self, reference: Reference | None, shared: Shared) -> tuple[float, dict[str, float]]:
         """The mean over splits, ``std`` over them."""
-        scores = self._split_scores(shared)
-        return scores.mean(), {"std": scores.std(), "splits": float(len(scores))}
+        scores = self._split_scores(shared, self.seed)
+        details = {"std": scores.std(), "splits": float(len(scores))}
+        if self.seed is None:  # far above the value where images are sorted by class
+            details["shuffled"] = self._split_scores(shared, SHUFFLE_SEED).mean()
+        return scores.mean(), details
 
     def standard_error(self, reference: Reference | None, shared: Shared) -> float | None:
         """Of the mean over splits; None where there is only one."""
-        scores = self._split_scores(shared)
+        scores = self._split_scores(shared, self.seed)
         return scores.std(ddof=1) / len(scores) ** 0.5 if len(scores) > 1 else None
 
-    def _split_scores(self, shared: Shared) -> Float[np.ndarray, " splits"]:
+    def _split_scores(self, shared: Shared, seed: int | None) -> Float[np.ndarray, " splits"]:
         rows = self.collected(shared)
-        if self.seed is not None:
-            rows = rows[np.random.RandomState(self.seed).permutation(len(rows))]
+        if seed is not None:
+            rows = rows[np.random.RandomState(seed).permutation(len(rows))]
         bounds = self._bounds(len(rows))
         return np.array([divergence_score(rows[a:b]) for a, b in pairwise(bounds)])
 
