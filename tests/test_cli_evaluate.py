@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from arimage.cli import app
 from arimage.demo.digits import load_digits
 from arimage.eval.protocols import PROTOCOLS
-from arimage.evaluation import Job, run_in_processes
+from arimage.evaluation import Job, fill_in_processes, run_in_processes
 from arimage.images import write_png
 
 
@@ -82,9 +82,11 @@ def test_a_process_that_fails_says_so(folder, tmp_path, capfd):
     job = Job(
         images=str(folder), metrics=("inception_score",), features="nope", cache=str(tmp_path)
     )
-    with pytest.raises(ChildProcessError, match=r"process 1 of 2 ended with exit code 1 .* go on"):
-        run_in_processes(job, 2)
-    assert "unknown feature extractor 'nope'" in capfd.readouterr().err
+    with pytest.raises(KeyError, match="unknown feature extractor 'nope'"):
+        run_in_processes(job, 2)  # before any process begins
+    with pytest.raises(ChildProcessError, match="process 1 of 2 ended with exit code 2"):
+        fill_in_processes(job, 2)
+    assert "arimage: unknown feature extractor 'nope'" in capfd.readouterr().err
 
 
 def test_reference_statistics_are_made_once_and_compared(folder, tmp_path):
@@ -131,7 +133,7 @@ def test_a_sweep_of_a_model(tmp_path, tiny):
     [
         (("--set", "top_k=9"), "which holds images; they are for models"),
         (("--sweep", "top_k=1,2", "--out", "x"), "it is for models"),
-        (("--sweep", "top_k=1,2"), "got a sweep and no --out"),
+        (("--sweep", "top_k=1,2"), "a sweep needs a folder for its reports"),
         (
             ("--metrics", "fid", "--features", "pixels"),
             "compares with a reference set and got none",
