@@ -65,8 +65,9 @@ def test_two_classes_with_swapped_names_are_drawn():
     assert new.class_names == ["zero", "seven"]
     assert new.settings == generator.settings
     images = new(["zero"] * 20 + ["seven"] * 20, seeds=0, output_type="pixels").images
-    drawn = evaluate(images, labels=[7] * 20 + [0] * 20, metrics=["accuracy"])
-    named = evaluate(images, labels=[0] * 20 + [7] * 20, metrics=["accuracy"])
+    call = {"metrics": ["accuracy"], "features": "digits"}
+    drawn = evaluate(images, labels=[7] * 20 + [0] * 20, **call)
+    named = evaluate(images, labels=[0] * 20 + [7] * 20, **call)
     assert drawn["accuracy"].value >= 0.9
     assert named["accuracy"].value <= 0.1
 
