@@ -283,8 +283,8 @@ def _default_metrics(plan: EvaluationProtocol | None, features: Any) -> Sequence
     """Those of the protocol; else the published evaluator's, or what any features allow."""
     if plan is not None:
         return plan.metrics
-    inception = features is None or (isinstance(features, str) and features == DEFAULT_FEATURES)
-    return ADM if inception else ("fid", "precision", "recall")
+    named = features.partition("=")[0] if isinstance(features, str) else features
+    return ADM if named in (None, DEFAULT_FEATURES) else ("fid", "precision", "recall")
 
 
 def _metric_objects(

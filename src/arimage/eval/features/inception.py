@@ -48,7 +48,7 @@ WEIGHTS = PublishedWeights(
         "of mseitzer/pytorch-fid"
     ),
     what_for="FID, sFID and the Inception Score",
-    argument="InceptionFeatures(weights=...)",
+    argument="InceptionFeatures(weights=...) or --features inception=PATH",
 )
 
 
