@@ -205,11 +205,12 @@ def _load(model_class: Any, source: str, caller: str) -> Any:
                 ignore_mismatched_sizes=True,  # told below
             )
     except (OSError, ValueError, KeyError) as error:
+        word = caller.removesuffix("Features").lower()
         raise FileNotFoundError(
             f"cannot load {source} ({type(error).__name__}), which the features of {caller} need: "
             "it is no folder with a model and neither the cache nor the hub gave it; download "
             f"config.json and the weights of that repository into one folder and pass it as "
-            f"{caller}(model=FOLDER), or --features {caller.removesuffix('Features').lower()}=FOLDER"
+            f"{caller}(model=FOLDER), or --features {word}=FOLDER"
         ) from error
     absent = sorted(info["missing_keys"]) or sorted(key for key, *_ in info["mismatched_keys"])
     if absent:
