@@ -74,6 +74,8 @@ def test_several_processes_score_as_one(folder, tmp_path):
     shared = Job(**{**vars(job), "cache": str(tmp_path)})
     two = run_in_processes(shared, 2)
     assert {n: two[n].value for n in two} == {n: one[n].value for n in one}
+    plain = dataclasses.replace(shared, metrics=None, cache=str(tmp_path / "plain"))
+    assert list(run_in_processes(plain, 2)) == ["fid", "precision", "recall"]  # by default
     with pytest.raises(ValueError, match="got 2 processes and the cache None"):
         run_in_processes(job, 2)
 

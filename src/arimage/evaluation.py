@@ -15,10 +15,9 @@ from arimage.eval.codebook import CodeCounter
 from arimage.eval.extraction import Pass
 from arimage.eval.pairs import evaluate_reconstructions
 from arimage.eval.perturbed import evaluate_perturbed
-from arimage.eval.protocols import find_protocol
 from arimage.eval.references import KNOWN, is_statistics
 from arimage.eval.report import Report
-from arimage.eval.runner import DEFAULT_FEATURES, evaluate, extractors_of, fill_cache
+from arimage.eval.runner import evaluate, extractors_of, fill_cache
 from arimage.eval.sources import ImageSource, ReadOptions, open_path
 from arimage.eval.sweep import parse_grid, sweep
 from arimage.generator import ImageGenerator
@@ -121,11 +120,8 @@ class Job:
 
     def extractors(self, source: ImageSource) -> list[Any]:
         """Who looks at each image."""
-        plan = find_protocol(self.protocol) if self.protocol else getattr(source, "protocol", None)
-        metrics = self.metrics or (plan.metrics if plan else ())
-        features = self.features or (plan.features if plan else DEFAULT_FEATURES)
         with torch.device(self.device):
-            return extractors_of(metrics, features)
+            return extractors_of(source, self.metrics, self.features, self.protocol)
 
 
 @dataclass(frozen=True, kw_only=True)

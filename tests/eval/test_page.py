@@ -15,6 +15,7 @@ from arimage.eval.metrics.precision_recall import Precision, Recall
 from arimage.eval.report import Report
 from arimage.eval.runner import evaluate
 from arimage.eval.sweep import parse_grid, points, sweep
+from arimage.images import write_png
 
 METRICS = ["fid", "precision", "recall", "accuracy", "inception_score"]
 
@@ -167,3 +168,15 @@ def test_grids_are_read(text, expected):
 def test_grids_that_cannot_be_read(text, message):
     with pytest.raises(ValueError, match=message):
         parse_grid([text])
+
+
+def test_a_page_without_a_readable_first_image(images, noise_pixels, tmp_path):
+    for i, pixels in enumerate(images[:5]):
+        write_png(tmp_path / "png" / f"{i}.png", pixels)
+    (tmp_path / "png" / "0.png").write_bytes(b"torn")
+    call = {"metrics": ["fid"], "features": "pixels", "reference": noise_pixels}
+    report = evaluate(tmp_path / "png", gallery=1, **call)
+    report.save(tmp_path / "r")
+    text = (tmp_path / "r" / "report.html").read_text()
+    assert "<h2>Samples</h2>" not in text
+    assert "0.png is not a readable image" in text

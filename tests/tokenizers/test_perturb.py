@@ -17,20 +17,6 @@ from arimage.tokenizers.perturb import Perturbation, perturb, perturbed_reconstr
 from arimage.tokenizers.registry import QUANTIZERS
 
 
-@pytest.fixture(scope="module")
-def tokenizers():
-    """Each made once; no test here changes one."""
-    made = {}
-
-    def get(name, quantizer):
-        if (name, quantizer) not in made:
-            torch.manual_seed(0)
-            made[name, quantizer] = make_tokenizer(name, quantizer)
-        return made[name, quantizer]
-
-    return get
-
-
 @torch.no_grad()
 def latents_of(tokenizer, count):
     return tokenizer.encode_latents(make_images(tokenizer, count))

@@ -13,20 +13,6 @@ from arimage.tokenizers.vq import VQTokenizerConfig
 TOLERANCE = 1e-5
 
 
-@pytest.fixture(scope="module")
-def tokenizers():
-    """Each made once; no test here changes one."""
-    made = {}
-
-    def get(name, quantizer):
-        if (name, quantizer) not in made:
-            torch.manual_seed(0)
-            made[name, quantizer] = make_tokenizer(name, quantizer)
-        return made[name, quantizer]
-
-    return get
-
-
 @torch.no_grad()
 def encoding(tokenizer, images):
     return tokenizer.quantize(tokenizer.encode_latents(images))

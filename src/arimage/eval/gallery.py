@@ -57,6 +57,8 @@ def make_gallery(
     labels = None if source.labels is None else np.asarray(source.labels)[chunk.kept]
     nearest = distances = None
     shown = chunk.pixels[:NEAREST]
+    if not len(shown):  # none of the first could be read
+        return Gallery(chunk.pixels)
     if reference is not None and reference.images is not None and reference.source is not None:
         seen = extractor(shown).features
         index, distances = nearest_rows(seen, reference.features)

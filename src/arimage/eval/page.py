@@ -41,7 +41,7 @@ def write_page(report: Report, path: str | Path, gallery: Gallery | None = None)
     ]
     if protocol.deviations:
         parts += ["<h2>Not as the protocol or the authors have it</h2>", _list(protocol.deviations)]
-    parts += _pictures(gallery) if gallery is not None else []
+    parts += _pictures(gallery) if gallery is not None and len(gallery.samples) else []
     parts += _classes(report)
     parts += ["<h2>Protocol</h2>", _list(report.protocol_lines())]
     if protocol.skipped:

@@ -84,10 +84,8 @@ def evaluate(
     start, settings = time.perf_counter(), _checked_settings(settings)
     source = as_source(images)
     plan, how = _plan(protocol, images), Pass(batch_size, cache)
-    asked = _default_metrics(plan, features) if metrics is None else metrics
-    chosen = _Lazy(features or (plan.features if plan else DEFAULT_FEATURES))
+    metrics, chosen = _choice(plan, metrics, features)
     reference = plan.reference if reference is None and plan else reference
-    metrics = _metric_objects(asked, plan)
     single = {metric.against for metric in metrics if metric.needs == "images"}
     sets = _Sets({"reference": reference, "training": training}, how, single)
     tasks = [_task(metric, chosen, sets, uncertainty) for metric in metrics]
@@ -135,14 +133,24 @@ def fill_cache(images: Images, extractors: Sequence[Any], how: Pass) -> int:
     return sum(len(next(iter(b.values())).kept) for b in extract(images, found, None, how))
 
 
-def extractors_of(metrics: Sequence[str | Metric], features: Any) -> list[FeatureExtractor]:
+def extractors_of(
+    images: Images,
+    metrics: Sequence[str | Metric] | None,
+    features: Any,
+    protocol: EvaluationProtocol | str | None,
+) -> list[FeatureExtractor]:
     """What ``evaluate`` would run on each image."""
-    chosen = _Lazy(features)
-    found = [
-        chosen.of_kind(metric.features) if metric.features else chosen.get()
-        for metric in _metric_objects(metrics)
-    ]
-    return list({extractor.name: extractor for extractor in found}.values())
+    found, chosen = _choice(_plan(protocol, images), metrics, features)
+    return list({e.name: e for e in (chosen.serving(metric) for metric in found)}.values())
+
+
+def _choice(
+    plan: EvaluationProtocol | None, metrics: Sequence[str | Metric] | None, features: Any
+) -> "tuple[list[Metric], _Lazy]":
+    """The metrics and the extractor: the caller's, else the protocol's, else the defaults."""
+    asked = _default_metrics(plan, features) if metrics is None else metrics
+    chosen = _Lazy(features or (plan.features if plan else DEFAULT_FEATURES))
+    return _metric_objects(asked, plan), chosen
 
 
 class _Facts:
@@ -209,11 +217,12 @@ class _Lazy:
             self.made = feature_extractor(self._features)
         return self.made
 
-    def of_kind(self, name: str) -> FeatureExtractor:
-        """The caller's if it is a ``name`` (with weights of their own, say), else a new one."""
-        given = self._features
+    def serving(self, metric: Metric) -> FeatureExtractor:
+        """The caller's, unless the metric brings one of another kind: then a new one of that."""
+        given, name = self._features, metric.features
         kind = given.partition("=")[0] if isinstance(given, str) else getattr(given, "name", "")
-        return self.get() if kind.partition("@")[0] == name else feature_extractor(name)
+        own = name is not None and kind.partition("@")[0] != name
+        return feature_extractor(name) if own else self.get()
 
 
 @dataclass(frozen=True)
@@ -292,7 +301,11 @@ def _metric_objects(
 ) -> list[Metric]:
     """Fresh metric objects, each name once; groups are spelt out, settings are the protocol's."""
     given = [metrics] if isinstance(metrics, str) else list(metrics)
-    spelt = [m for name in given for m in (GROUPS.get(name, [name]) if _text(name) else [name])]
+    spelt = [
+        each
+        for name in given
+        for each in (GROUPS.get(name, [name]) if isinstance(name, str) else [name])
+    ]
     options = plan.metric_settings if plan else {}
     found = [
         metric if isinstance(metric, Metric) else METRICS[metric](**options.get(metric, {}))
@@ -312,14 +325,10 @@ def _metric_objects(
     return found
 
 
-def _text(name: Any) -> bool:
-    return isinstance(name, str)
-
-
 def _task(metric: Metric, chosen: _Lazy, sets: _Sets, uncertainty: bool) -> _Task:
     """Fails on a missing or unfit set now, before hours of generation."""
     metric.uncertain |= uncertainty
-    extractor = chosen.of_kind(metric.features) if metric.features else chosen.get()
+    extractor = chosen.serving(metric)
     reference = sets.get(metric.against, extractor) if metric.against else None
     metric.check_reference(reference, extractor.name)
     return _Task(metric, extractor, reference)
