@@ -11,7 +11,8 @@ from torch import nn
 from transformers import get_cosine_schedule_with_warmup
 
 from arimage.ar.var import VARModel
-from arimage.training.common import Loss, Recipe, fit, parameter_groups
+from arimage.training.common import Loss, Recipe, parameter_groups
+from arimage.training.fit import fit
 from arimage.training.recipes import RECIPES, UNDECAYED, TransformerRecipe, describe, find_recipe
 from arimage.training.schedules import Cosine, FlatThenLinear, half_cosine
 

@@ -8,8 +8,9 @@ from tiny import sentence, stripes
 from arimage.generator import make_order
 from arimage.training.ar_trainer import mean_of, token_losses, train_transformer
 from arimage.training.augment import Jitter, jitter_images, with_jittered_copies
-from arimage.training.common import Loss, Recipe, fit, index_batches
+from arimage.training.common import Loss, Recipe
 from arimage.training.data import load_folder
+from arimage.training.fit import fit, index_batches
 from arimage.training.generator_trainer import train_generator, train_on_tokens
 from arimage.training.recipes import TransformerRecipe, find_recipe
 from arimage.training.small import SMALL_ORDERS, scales_to, small_tokenizer, small_transformer

@@ -14,7 +14,8 @@ from arimage.ar.orders.base import Order
 from arimage.ar.orders.random import RandomOrder
 from arimage.shapes import Bool, Float, Int
 from arimage.slots import SlotTable
-from arimage.training.common import Batch, History, Loss, Watch, fit
+from arimage.training.common import History, Loss
+from arimage.training.fit import Batch, Watch, fit
 from arimage.training.recipes import TransformerRecipe
 
 

@@ -9,7 +9,8 @@ from arimage.eval.features.classifier import NUM_CLASSES, SIDE, DigitClassifier
 from arimage.eval.features.pixels import grey_thumbnails
 from arimage.shapes import Int, UInt8
 from arimage.training.augment import Jitter, jitter_images
-from arimage.training.common import Batch, Loss, Recipe, fit
+from arimage.training.common import Loss, Recipe
+from arimage.training.fit import Batch, fit
 
 BATCH = 64
 PEAK_RATE = 4e-3

@@ -1,13 +1,11 @@
-"""What all trainers share: batches of indices, one optimisation loop, its record."""
+"""What all trainers share: how fast to train, what a loss is, its record."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm.auto import tqdm
 
 from arimage.training.schedules import Cosine, Schedule, half_cosine
 
@@ -26,7 +24,7 @@ class Recipe:
         final_weight_decay: reached over half a cosine; None keeps ``weight_decay``.
         undecayed: names of parameters or modules that are not decayed, matrices included.
         betas: of AdamW.
-        gradient_clip: largest gradient norm.
+        gradient_clip: largest gradient norm; None does not clip.
         ema_decay: of the moving average of the weights; None keeps none.
         seed: of batches, dropout and initialisation.
         progress: show a bar with loss and time left.
@@ -41,7 +39,7 @@ class Recipe:
     final_weight_decay: float | None = None
     undecayed: tuple[str, ...] = ()
     betas: tuple[float, float] = (0.9, 0.95)  # VAR and LlamaGen (arXiv 2404.02905, 2406.06525)
-    gradient_clip: float = 1.0
+    gradient_clip: float | None = 1.0
     ema_decay: float | None = None
     seed: int = 0
     progress: bool = True
@@ -91,21 +89,18 @@ class History:
     parts: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, loss: Loss) -> None:
-        """Records a step.
-
-        Raises:
-            FloatingPointError: a loss that is not finite; the step is named.
-        """
+        """Records a step."""
         scalars = [loss.total, *loss.parts.values()]
         total, *parts = torch.stack([scalar.detach() for scalar in scalars]).tolist()
-        if not math.isfinite(total):
-            raise FloatingPointError(
-                f"the loss of {self.name} is {total} at step {len(self.losses) + 1}; lower the "
-                "learning rate"
-            )
         self.losses.append(total)
         for name, value in zip(loss.parts, parts, strict=True):
             self.parts.setdefault(name, []).append(value)
+
+    def note(self, measured: dict[str, float]) -> None:
+        """Records a step's "loss" and parts, as the loop measured them."""
+        for name, value in measured.items():
+            curve = self.losses if name == "loss" else self.parts.setdefault(name, [])
+            curve.append(value)
 
     def recent(self, count: int = 20) -> dict[str, float]:
         """Mean of the last ``count`` steps: "loss" and every part."""
@@ -113,40 +108,11 @@ class History:
         return {name: sum(c[-count:]) / len(c[-count:]) for name, c in curves.items()}
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One step's examples.
-
-    Attributes:
-        index: which examples, (b,).
-        generator: of the step's own draws, on the CPU.
-        progress: share of the training that is behind, 0 at the first step and always below 1.
-    """
-
-    index: Tensor
-    generator: torch.Generator
-    progress: float
-
-
-LossOf = Callable[[nn.Module, Batch], Loss]
-Watch = Callable[[int, nn.Module], None]
-
-
 def training_device() -> torch.device:
     """Where accelerate would train: a GPU if there is one."""
     from accelerate import Accelerator
 
     return Accelerator().device
-
-
-def index_batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless shuffled batches of indices 0..count-1; every epoch sees each once."""
-    left = torch.empty(0, dtype=torch.long)
-    while True:
-        while len(left) < batch_size:
-            left = torch.cat([left, torch.randperm(count, generator=generator)])
-        yield left[:batch_size]
-        left = left[batch_size:]
 
 
 def parameter_groups(model: nn.Module, undecayed: Sequence[str] = ()) -> list[dict[str, object]]:
@@ -161,55 +127,3 @@ def parameter_groups(model: nn.Module, undecayed: Sequence[str] = ()) -> list[di
             free = parameter.ndim <= 1 or name.endswith("bias")
             groups[free or not set(undecayed).isdisjoint(name.split("."))].append(parameter)
     return [{"params": params, "decayed": not i} for i, params in enumerate(groups)]
-
-
-def fit(
-    name: str,
-    model: nn.Module,
-    loss_of: LossOf,
-    count: int,
-    recipe: Recipe,
-    watch: Watch | None = None,
-) -> tuple[nn.Module, History]:
-    """Trains ``model`` in place, where it lives, on ``count`` examples.
-
-    Args:
-        name: shown in the bar.
-        loss_of: (model, batch) -> loss.
-        watch: called after each step with the steps done and the model that would be returned.
-
-    Returns:
-        The model with averaged weights (or the trained one without ``ema_decay``), the record.
-
-    Raises:
-        FloatingPointError: a loss that is not finite; the step is named.
-    """
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(device_placement=False)
-    generator = torch.Generator().manual_seed(recipe.seed)
-    groups = parameter_groups(model, recipe.undecayed)
-    wrapped, optimizer = accelerator.prepare(model, torch.optim.AdamW(groups, betas=recipe.betas))
-    average = None
-    if recipe.ema_decay is not None:
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))
-    history = History(name)
-    batches = index_batches(count, recipe.batch_size, generator)
-    bar = tqdm(range(recipe.steps), desc=name, disable=not recipe.progress, mininterval=0.5)
-    for step in bar:
-        wrapped.train()
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.rate_at(step)
-            group["weight_decay"] = recipe.weight_decay_at(step) if group["decayed"] else 0.0
-        loss = loss_of(wrapped, Batch(next(batches), generator, step / recipe.steps))
-        history.add(loss)
-        optimizer.zero_grad()
-        accelerator.backward(loss.total)
-        accelerator.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
-        optimizer.step()
-        if average is not None:
-            average.update_parameters(model)
-        if watch is not None:
-            watch(step + 1, model if average is None else average.module)
-        bar.set_postfix(loss=f"{history.losses[-1]:.4f}", refresh=False)
-    return (model if average is None else average.module).eval(), history

@@ -14,7 +14,8 @@ from arimage.shapes import Int, UInt8
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.training.ar_trainer import train_transformer
 from arimage.training.augment import JITTER, with_jittered_copies
-from arimage.training.common import History, Recipe, Watch, training_device
+from arimage.training.common import History, Recipe, training_device
+from arimage.training.fit import Watch
 from arimage.training.recipes import RECIPES, TransformerRecipe
 from arimage.training.small import (
     check_order,

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from arimage.images import from_pixels
 from arimage.shapes import UInt8
 from arimage.tokenizers.base import ImageTokenizer
-from arimage.training.common import Batch, History, Loss, Recipe, fit
+from arimage.training.common import History, Loss, Recipe
+from arimage.training.fit import Batch, fit
 
 
 def train_tokenizer(

@@ -1,0 +1,310 @@
+"""The one optimisation loop: players take turns at a batch, then every optimizer steps once.
+
+A tokenizer alone is one player; with a critic there are two. Mixed precision, several processes and
+gradient accumulation are accelerate's. A step draws from its own seed, so that a run goes on from a
+saved state as if it had never stopped.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from arimage.training.common import Loss, Recipe, parameter_groups
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+SHOWN_GRADIENTS = 3
+
+
+@dataclass(frozen=True)
+class Player:
+    """A module with an optimizer of its own.
+
+    Attributes:
+        name: for messages and records.
+        module: what is wrapped for several processes; frozen parameters stay as they are.
+        recipe: of the optimizer; its steps, batch size and seed are the loop's.
+    """
+
+    name: str
+    module: nn.Module
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where the training is.
+
+    Attributes:
+        step: steps that are behind.
+        steps: all steps.
+        seed: of this step's draws, the same in every process.
+        first, last: whether this is the step's first, its last micro-batch.
+    """
+
+    step: int
+    steps: int
+    seed: int
+    first: bool = True
+    last: bool = True
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is behind, 0 at the first step and always below 1."""
+        return self.step / self.steps
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What is trained and how.
+
+    Attributes:
+        players: whose gradients are computed, in the order of their turns.
+        model: what is averaged and returned; a part of the first player.
+    """
+
+    players: Sequence[Player]
+    model: nn.Module
+
+    def split(self, batch: Any, count: int) -> Sequence[Any]:
+        """A batch as ``count`` micro-batches of one size."""
+        ...
+
+    def turns(
+        self, modules: dict[str, nn.Module], batch: Any, moment: Moment
+    ) -> Iterator[tuple[str, Loss]]:
+        """(player, loss) of each turn; gradients are computed between turns.
+
+        ``modules`` are the players' modules, wrapped.
+        """
+        ...
+
+    def after(self, moment: Moment) -> dict[str, Tensor]:
+        """Called when the optimizers have stepped; scalars to record."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What modules and optimizers do not hold."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The reverse."""
+        ...
+
+
+class Loop:
+    """The state of one training: steps done, optimizers, averaged weights.
+
+    Args:
+        task: what is trained; its modules are where they shall live.
+        recipe: steps, seed, schedule; of the first player.
+        accelerator: precision and processes; None is a plain one.
+        micro_batches: parts of a step's batch that pass one after the other.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        recipe: Recipe,
+        accelerator: "Accelerator | None" = None,
+        micro_batches: int = 1,
+    ) -> None:
+        self.task, self.recipe, self.micro_batches = task, recipe, micro_batches
+        self.accelerator = accelerator or make_accelerator()
+        self.done = 0
+        self.modules: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, Any] = {}
+        for player in task.players:
+            self._prepare(player)
+        self.average = None
+        if recipe.ema_decay is not None:
+            average = get_ema_multi_avg_fn(recipe.ema_decay)
+            self.average = AveragedModel(task.model, multi_avg_fn=average)
+
+    def _prepare(self, player: Player) -> None:
+        groups = parameter_groups(player.module, player.recipe.undecayed)
+        self.modules[player.name] = player.module
+        if any(group["params"] for group in groups):
+            self.modules[player.name] = self.accelerator.prepare(player.module)
+            optimizer = torch.optim.AdamW(groups, betas=player.recipe.betas)
+            self.optimizers[player.name] = optimizer
+
+    @property
+    def result(self) -> nn.Module:
+        """The model with averaged weights, or the trained one where none are kept."""
+        return self.task.model if self.average is None else self.average.module
+
+    def step(self, batch: Any) -> dict[str, float]:
+        """One step of every optimizer; what was measured, by name, the mean over processes.
+
+        Raises:
+            FloatingPointError: a loss or gradient that is not finite; the step and the largest
+                gradients are named, and no weight has changed.
+        """
+        for module in self.modules.values():
+            module.train()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        moment = Moment(self.done, self.recipe.steps, step_seed(self.recipe.seed, self.done))
+        measured = self._measure(batch, moment)
+        norms = self._clip([player for player in self.task.players if player.name in measured])
+        self._check(measured, norms)
+        self._advance([player for player in self.task.players if player.name in norms])
+        extra = self.task.after(moment)
+        if self.average is not None:
+            self.average.update_parameters(self.task.model)
+        self.done += 1
+        return flat(self.task.players, measured) | {k: float(v) for k, v in extra.items()}
+
+    def _measure(self, batch: Any, moment: Moment) -> dict[str, dict[str, float]]:
+        """Gradients of all micro-batches; the mean losses of each player over all processes."""
+        turns: dict[str, list[Loss]] = {}
+        parts = self.task.split(batch, self.micro_batches)
+        for i, part in enumerate(parts):
+            ends = {"first": i == 0, "last": i == len(parts) - 1}
+            now = Moment(moment.step, moment.steps, moment.seed, **ends)
+            with ExitStack() as stack:
+                if not now.last:
+                    for module in self.modules.values():
+                        stack.enter_context(self.accelerator.no_sync(module))
+                for name, loss in self.task.turns(self.modules, part, now):
+                    turns.setdefault(name, []).append(loss)
+                    if name in self.optimizers:
+                        self.accelerator.backward(loss.total / len(parts))
+        means = {name: mean_of(losses) for name, losses in turns.items()}
+        stacked = torch.stack([value.float() for mean in means.values() for value in mean.values()])
+        values = iter(self.accelerator.reduce(stacked, "mean").tolist())
+        return {name: {key: next(values) for key in mean} for name, mean in means.items()}
+
+    def _clip(self, players: Sequence[Player]) -> dict[str, Tensor]:
+        """Clips; the gradient norms before it."""
+        norms = {}
+        for player in players:
+            if player.name in self.optimizers:
+                if self.accelerator.scaler is not None:
+                    self.accelerator.scaler.unscale_(self.optimizers[player.name])
+                limit = player.recipe.gradient_clip or math.inf
+                norms[player.name] = clip_grad_norm_(player.module.parameters(), limit)
+        return norms
+
+    def _advance(self, players: Sequence[Player]) -> None:
+        """One step of these players' optimizers."""
+        scaler = self.accelerator.scaler
+        for player in players:
+            self._rate(player)
+            optimizer = self.optimizers[player.name]
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+        if scaler is not None:  # once for all of them
+            scaler.update()
+
+    def _check(self, measured: dict[str, dict[str, float]], norms: dict[str, Tensor]) -> None:
+        for name, values in measured.items():
+            what, value = "loss", values["loss"]
+            if math.isfinite(value) and self.accelerator.scaler is None and name in norms:
+                what, value = "gradient norm", float(norms[name])
+            if not math.isfinite(value):
+                parts = ", ".join(f"{k} {v:.4g}" for k, v in values.items() if k != "loss")
+                module = next(p.module for p in self.task.players if p.name == name)
+                raise FloatingPointError(
+                    f"the {what} of {name} is {value} at step {self.done + 1}"
+                    f"{f' ({parts})' if parts else ''}; the largest gradients are of "
+                    f"{largest_gradients(module)}. Lower the learning rate or clip gradients"
+                )
+
+    def _rate(self, player: Player) -> None:
+        """Learning rate and weight decay of this step."""
+        recipe = player.recipe
+        for group in self.optimizers[player.name].param_groups:
+            group["lr"] = recipe.rate_at(self.done)
+            group["weight_decay"] = recipe.weight_decay_at(self.done) if group["decayed"] else 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, but the data."""
+        players = {player.name: player.module for player in self.task.players}
+        scaler = self.accelerator.scaler
+        return {
+            "done": self.done,
+            "modules": {name: module.state_dict() for name, module in players.items()},
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "average": None if self.average is None else self.average.state_dict(),
+            "task": self.task.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The reverse."""
+        self.done = state["done"]
+        for player in self.task.players:
+            player.module.load_state_dict(state["modules"][player.name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.task.load_state_dict(state["task"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+Hook = Callable[[Loop, dict[str, float]], None]
+
+
+def mean_of(losses: Sequence[Loss]) -> dict[str, Tensor]:
+    """ "loss" and every part, the mean over micro-batches."""
+    rows = [{"loss": loss.total, **loss.parts} for loss in losses]
+    return {name: torch.stack([row[name].detach() for row in rows]).mean() for name in rows[0]}
+
+
+def flat(players: Sequence[Player], measured: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The first player's "loss" and parts; of others the parts, and the loss by their name."""
+    found: dict[str, float] = {}
+    for player in players:
+        values = dict(measured.get(player.name, {}))
+        if found and "loss" in values:
+            values = {player.name: values.pop("loss"), **values}
+        found |= values
+    return found
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A seed of its own for each step of each training, 63 bits."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def largest_gradients(module: nn.Module) -> str:
+    """Names and norms of the parameters with the largest gradients, not finite ones first."""
+    norms = {
+        name: parameter.grad.float().norm().item()
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+    order = sorted(norms, key=lambda name: norms[name] if math.isfinite(norms[name]) else math.inf)
+    return ", ".join(f"{name} ({norms[name]:.3g})" for name in order[::-1][:SHOWN_GRADIENTS])
+
+
+def make_accelerator(precision: str | None = None) -> "Accelerator":
+    """Where and how to compute; ``accelerate launch`` or ``torchrun`` say how many processes.
+
+    Args:
+        precision: "no" (float32), "bf16" or "fp16"; None is what the launcher says, else "no".
+
+    Raises:
+        ValueError: a precision that the device cannot do.
+    """
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # the last training's precision would stay
+    kwargs = [DistributedDataParallelKwargs(broadcast_buffers=False)]  # codebooks are buffers
+    return Accelerator(device_placement=False, mixed_precision=precision, kwargs_handlers=kwargs)
