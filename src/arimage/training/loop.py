@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -293,18 +295,32 @@ def largest_gradients(module: nn.Module) -> str:
     return ", ".join(f"{name} ({norms[name]:.3g})" for name in order[::-1][:SHOWN_GRADIENTS])
 
 
-def make_accelerator(precision: str | None = None) -> "Accelerator":
+def make_accelerator(
+    precision: str | None = None,
+    trackers: Sequence[str] = (),
+    folder: str | Path | None = None,
+) -> "Accelerator":
     """Where and how to compute; ``accelerate launch`` or ``torchrun`` say how many processes.
 
     Args:
         precision: "no" (float32), "bf16" or "fp16"; None is what the launcher says, else "no".
+        trackers: names of accelerate's trackers.
+        folder: where trackers write.
 
     Raises:
-        ValueError: a precision that the device cannot do.
+        ValueError: a precision that the device cannot do. ModuleNotFoundError: no such tracker here.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
+    for tracker in trackers:
+        if find_spec(tracker) is None:
+            raise ModuleNotFoundError(f"no module named {tracker!r}", name=tracker)
     AcceleratorState._reset_state()  # the last training's precision would stay
-    kwargs = [DistributedDataParallelKwargs(broadcast_buffers=False)]  # codebooks are buffers
-    return Accelerator(device_placement=False, mixed_precision=precision, kwargs_handlers=kwargs)
+    return Accelerator(
+        device_placement=False,
+        mixed_precision=precision,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],  # codebooks
+        log_with=list(trackers) or None,
+        project_dir=folder,
+    )

@@ -1,0 +1,103 @@
+"""A run's folder: what was asked for, what was measured, saved states, sample grids.
+
+run.json         recipe, data, start, versions: what ``--resume`` compares
+losses.jsonl     one line per step
+samples/         grids of originals above reconstructions
+checkpoints/     the last states
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from arimage.files import read_json, write_json, write_text
+from arimage.training.checkpoints import Checkpoints
+
+RUN, LOSSES, SAMPLES, CHECKPOINTS = "run.json", "losses.jsonl", "samples", "checkpoints"
+UNCOMPARED = ("versions",)
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: made when the run begins.
+        keep: saved states that stay.
+    """
+
+    def __init__(self, path: str | Path, keep: int) -> None:
+        self.path = Path(path)
+        self.checkpoints = Checkpoints(self.path / CHECKPOINTS, keep)
+
+    def check(self, record: dict[str, Any], resume: bool) -> None:
+        """Whether a run may begin or go on here.
+
+        Raises:
+            FileExistsError: there is a run already and it is not to go on.
+            ValueError: it was of something else; says of what.
+        """
+        if not (self.path / RUN).is_file():
+            return
+        if not resume:
+            raise FileExistsError(
+                f"{self.path} holds a run already; go on with it by --resume, or choose another "
+                "folder"
+            )
+        old, new = (flatten(values) for values in (read_json(self.path / RUN), record))
+        changed = [
+            key
+            for key in dict.fromkeys([*old, *new])
+            if key.split(".")[0] not in UNCOMPARED and old.get(key) != new.get(key)
+        ]
+        if changed:
+            key = changed[0]
+            more = f" (and of {', '.join(changed[1:4])})" if changed[1:] else ""
+            raise ValueError(
+                f"the run in {self.path} had another value of {key}: {old.get(key)}, now "
+                f"{new.get(key)}{more}; give what it had, or choose another folder"
+            )
+
+    def begin(self, record: dict[str, Any], done: int) -> None:
+        """Writes the record; forgets what was measured after step ``done``."""
+        write_json(self.path / RUN, record)
+        losses = self.path / LOSSES
+        rows = read_lines(losses)
+        if len(rows) > done or not losses.exists():
+            text = "".join(json.dumps(row) + "\n" for row in rows[:done])
+            write_text(losses, text)
+
+    def note(self, step: int, measured: dict[str, float]) -> None:
+        """Appends what was measured at a step."""
+        with open(self.path / LOSSES, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **measured}) + "\n")
+
+    def sample_path(self, step: int) -> Path:
+        """Where a sample grid goes."""
+        return self.path / SAMPLES / f"step-{step:08d}.png"
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a losses.jsonl up to the first torn line, if any; empty without a file."""
+    rows: list[dict[str, Any]] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:  # killed while it was written
+                break
+    return rows
+
+
+def flatten(values: Any, place: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} to {"a.b": 1}; lists stay values."""
+    if not isinstance(values, dict):
+        return {
+            place: list(values)
+            if isinstance(values, Sequence) and not isinstance(values, str)
+            else values
+        }
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flatten(value, f"{place}.{name}" if place else name)
+    return found

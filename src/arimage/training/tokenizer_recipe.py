@@ -1,0 +1,294 @@
+"""Recipes for tokenizers: YAML files with the figures of a paper, checked field by field.
+
+Named ones lie in ``configs/tokenizers``; ``NAME-f8`` and ``NAME-f16`` choose the downsample factor.
+A file of one's own has the same fields. ``--set losses.l1.weight=2`` changes any of them.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from arimage.training.losses.adversarial import check_kind
+from arimage.training.losses.perturbation import PerturbationSchedule
+from arimage.training.losses.registry import CRITICS, LOSSES
+
+from arimage.registry import unknown_name
+from arimage.training.common import Recipe
+from arimage.training.schedules import Cosine
+
+FOLDER = "configs/tokenizers"
+FACTOR = re.compile(r"(.+)-f(8|16)")
+# Widths per resolution of the published VQ-8 and VQ-16: FoundationVision/LlamaGen@ce98ec4
+# tokenizer/tokenizer_image/vq_model.py
+MULTIPLIERS = {8: [1, 2, 2, 4], 16: [1, 1, 2, 2, 4]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerFields:
+    """AdamW and its schedule.
+
+    Attributes:
+        learning_rate, betas, weight_decay, gradient_clip, ema_decay: as ``Recipe``.
+        warmup: share of the steps over which the rate grows from 0.
+        schedule: "constant" or "cosine".
+        final: share of the rate that is left at the end of a cosine.
+    """
+
+    learning_rate: float
+    betas: Sequence[float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    warmup: float = 0.0
+    schedule: str = "constant"
+    final: float = 0.0
+    gradient_clip: float | None = None
+    ema_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("constant", "cosine"):
+            raise ValueError(f"got schedule {self.schedule!r}; expected constant or cosine")
+        for name in ("warmup", "final"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"got {name} {getattr(self, name)}; expected a share, 0 to 1")
+
+    def recipe(self, steps: int, batch_size: int, seed: int) -> Recipe:
+        """For the loop."""
+        final = 1.0 if self.schedule == "constant" else self.final
+        return Recipe(
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=self.learning_rate,
+            schedule=Cosine(warmup=self.warmup, final=final),
+            weight_decay=self.weight_decay,
+            betas=(self.betas[0], self.betas[1]),
+            gradient_clip=self.gradient_clip,
+            ema_decay=self.ema_decay,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialFields:
+    """A critic, its loss and its optimizer; None there takes the tokenizer's.
+
+    Attributes:
+        critic: a name in ``CRITICS``.
+        settings: of the critic.
+        loss: hinge, vanilla or non_saturating.
+        weight, adaptive, lecam: as ``objective.Adversary``.
+        start: the first step of both; below 1 a share of the steps.
+        learning_rate, betas, weight_decay: of the critic.
+    """
+
+    critic: str = "patchgan"
+    settings: dict[str, Any] = field(default_factory=dict)
+    loss: str = "hinge"
+    weight: float = 1.0
+    adaptive: bool = True
+    start: float = 0
+    lecam: float = 0.0
+    learning_rate: float | None = None
+    betas: Sequence[float] | None = None
+    weight_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.critic not in CRITICS:
+            raise KeyError(unknown_name("critic", self.critic, CRITICS))
+        check_kind(self.loss)
+        if self.start < 0:
+            raise ValueError(f"got start {self.start}; expected a step or a share of the steps")
+
+    def start_step(self, steps: int) -> int:
+        """The step with which it starts."""
+        return round(self.start * steps) if 0 < self.start < 1 else int(self.start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFields:
+    """How images become squares: a crop of ``training.crops`` and the share that is mirrored."""
+
+    crop: str = "random"
+    flip: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerRecipe:
+    """All that decides what becomes of a tokenizer and a data set.
+
+    Attributes:
+        paper: what the figures are from.
+        steps: optimizer steps.
+        batch_size: images per step, over all processes and micro-batches.
+        optimizer: of the tokenizer.
+        losses: {name in ``LOSSES``: {"weight": ..., settings}}.
+        tokenizer: family and config fields of a new one; not used for fine-tuning.
+        adversarial: None trains without a critic.
+        perturbation: None does not perturb.
+        data: how images are cut.
+        parts: of the tokenizer that are trained: encoder, codebook, decoder.
+        precision: "no" (float32), "bf16", "fp16"; None is the launcher's.
+        micro_batches: parts of a step's batch that pass one after the other.
+        gradient_checkpointing: less memory for more time.
+        save_every, keep: steps between saved states, and how many stay.
+        sample_every: steps between sample grids.
+        seed: of everything that is drawn.
+    """
+
+    paper: str = ""
+    steps: int
+    batch_size: int
+    optimizer: OptimizerFields
+    losses: dict[str, dict[str, Any]]
+    tokenizer: dict[str, Any] = field(default_factory=dict)
+    adversarial: AdversarialFields | None = None
+    perturbation: PerturbationSchedule | None = None
+    data: DataFields = field(default_factory=DataFields)
+    parts: Sequence[str] = ("encoder", "codebook", "decoder")
+    precision: str | None = None
+    micro_batches: int = 1
+    gradient_checkpointing: bool = False
+    save_every: int = 500
+    keep: int = 2
+    sample_every: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "micro_batches", "save_every", "keep", "sample_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"got {name} {getattr(self, name)}; expected at least 1")
+        if self.precision not in (None, "no", "bf16", "fp16"):
+            raise ValueError(f"got precision {self.precision!r}; expected no, bf16 or fp16")
+        for name, settings in self.losses.items():
+            if name not in LOSSES:
+                raise KeyError(unknown_name("loss", name, LOSSES))
+            if not isinstance(settings, dict) or "weight" not in settings:
+                raise ValueError(f"the loss {name!r} has no weight; write {name}: {{weight: 1.0}}")
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Self:
+        """From plain values, as in YAML.
+
+        Raises:
+            KeyError: an unknown field, with the nearest known ones. ValueError: a missing one, or a
+                value that does not fit.
+        """
+        return _build(cls, fields, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; ``of`` undoes it."""
+        return dataclasses.asdict(self)
+
+
+NESTED = {
+    "optimizer": OptimizerFields,
+    "adversarial": AdversarialFields,
+    "perturbation": PerturbationSchedule,
+    "data": DataFields,
+}
+
+
+def _build(cls: Any, fields: Any, place: str) -> Any:
+    if not isinstance(fields, dict):
+        raise ValueError(f"got {fields!r} for {place or 'a recipe'}; expected fields and values")
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    for name in fields:
+        if name not in known:
+            raise KeyError(unknown_name(f"recipe field{place and ' of ' + place}", name, known))
+    needed = [
+        name
+        for name, f in known.items()
+        if name not in fields
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if needed:
+        raise ValueError(
+            f"the recipe lacks {', '.join((place and place + '.' + n) or n for n in needed)}"
+        )
+    values = {
+        name: _build(NESTED[name], value, name) if name in NESTED and value is not None else value
+        for name, value in fields.items()
+    }
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ValueError(f"a value of the recipe has the wrong type ({error}): {fields}") from error
+
+
+def recipe_names() -> list[str]:
+    """The recipes in the package."""
+    folder = resources.files("arimage.training").joinpath(FOLDER)
+    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir())
+
+
+def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> TokenizerRecipe:
+    """The recipe of that name, or of a YAML file, changed.
+
+    Args:
+        name: one of ``recipe_names``, perhaps with "-f8" or "-f16"; or a path that ends in .yaml.
+        changes: "field=value" or "group.field=value", values as in YAML; later ones win.
+
+    Raises:
+        KeyError: an unknown recipe or field, with the nearest known ones.
+        ValueError: a file that is no YAML, or values that do not fit. FileNotFoundError: no file.
+    """
+    fields = _read(name)
+    for change in changes:
+        path, equals, text = change.partition("=")
+        if not equals:
+            raise ValueError(f"got {change!r}; write a field and its value: steps=1000")
+        _set(fields, path.strip().split("."), _value(text, change), change)
+    return TokenizerRecipe.of(fields)
+
+
+def _read(name: str | Path) -> dict[str, Any]:
+    if str(name).endswith((".yaml", ".yml")):
+        text, match = Path(name).read_text(encoding="utf-8"), None
+    else:
+        known = recipe_names()
+        match = None if name in known else FACTOR.fullmatch(str(name))
+        base = match[1] if match else str(name)
+        if base not in known:
+            raise KeyError(unknown_name("recipe", str(name), known))
+        folder = resources.files("arimage.training").joinpath(FOLDER)
+        text = folder.joinpath(f"{base}.yaml").read_text(encoding="utf-8")
+    try:
+        fields = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} is no YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{name} holds {type(fields).__name__}; expected fields and values")
+    if match:
+        fields["tokenizer"] = {
+            **fields["tokenizer"],
+            "channel_multipliers": MULTIPLIERS[int(match[2])],
+        }
+    return fields
+
+
+def _value(text: str, change: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"got {change!r}; its value is no YAML") from error
+    if isinstance(value, str):  # YAML takes 1e-4 for a text
+        try:
+            return float(value)
+        except ValueError:
+            return None if value.lower() == "none" else value
+    return value
+
+
+def _set(fields: dict[str, Any], path: list[str], value: Any, change: str) -> None:
+    *groups, last = path
+    for group in groups:
+        if fields.get(group) is None:
+            fields[group] = {}
+        fields = fields[group]
+        if not isinstance(fields, dict):
+            raise ValueError(f"got {change!r}; {group!r} has no fields of its own")
+    fields[last] = value
