@@ -98,8 +98,8 @@ class LeCam(nn.Module):
         )
         loss = F.relu(real - self.fake).square() + F.relu(self.real - fake).square()
         with torch.no_grad():
-            self.real = torch.lerp(real, self.real, self.decay).detach()
-            self.fake = torch.lerp(fake, self.fake, self.decay).detach()
+            self.real.lerp_(real, 1 - self.decay)
+            self.fake.lerp_(fake, 1 - self.decay)
         return self.weight * loss
 
 

@@ -56,7 +56,8 @@ class AlignmentLoss(TokenizerLoss):
     def prepare(self, tokenizer: ImageTokenizer) -> None:
         """Makes the projection of latents to the width of the features, which is trained."""
         width = self.vision.network.config.hidden_size
-        self.project = nn.Conv2d(tokenizer.config.code_dim, width, 1, bias=False)
+        ends = (tokenizer.config.code_dim, width)
+        self.project = nn.Conv2d(*ends, 1, bias=False, device=tokenizer.device)
 
     def balance(self, tokenizer: ImageTokenizer) -> Balance | None:
         """At the encoder's last convolution, if ``adaptive``."""

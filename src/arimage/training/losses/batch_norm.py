@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from arimage.shapes import Float
+from arimage.training.losses.base import exactly
 from arimage.training.losses.processes import process_mean, processes
 
 
@@ -23,7 +24,8 @@ class SharedBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Float[Tensor, "b c *place"]) -> Float[Tensor, "b c *place"]:
         """Each channel with mean 0 and variance 1 over batch and places, then scaled, shifted."""
         if not self.training or processes() == 1:
-            return super().forward(x.float()).to(x.dtype)
+            with exactly(x):
+                return super().forward(x.float()).to(x.dtype)
         axes = [axis for axis in range(x.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
         values = x.float()

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from arimage.shapes import Float
 from arimage.training.losses.base import Seen, TokenizerLoss
-from arimage.training.losses.frozen import Frozen
-from arimage.training.losses.perceptual import _lpips
+from arimage.training.losses.perceptual import frozen_lpips
 
 FACTORS = (2, 4)
 
@@ -32,7 +31,8 @@ class EquivarianceLoss(TokenizerLoss):
     def __init__(self, *, perceptual: float = 0.0) -> None:
         super().__init__()
         self.perceptual = perceptual
-        self.lpips = Frozen(_lpips(None, None)) if perceptual else None
+        instead = "set perceptual of the loss 'equivariance' to 0"
+        self.lpips = frozen_lpips(instead=instead) if perceptual else None
 
     def forward(self, seen: Seen) -> Float[Tensor, ""]:
         """Mean over the batch.

@@ -62,7 +62,7 @@ class PerceptualLoss(TokenizerLoss):
             raise ValueError(f"got {unused[0]} for the features {features!r}, which have no such")
         self.distance: nn.Module
         if features == "lpips":
-            self.distance = Frozen(_lpips(vgg, lin))
+            self.distance = frozen_lpips(vgg, lin, instead=INSTEAD)
         else:
             self.distance = _model_distance(features, model or MODELS[features])
 
@@ -71,12 +71,20 @@ class PerceptualLoss(TokenizerLoss):
         return self.distance(seen.output, seen.images).mean()
 
 
-def _lpips(vgg: str | Path | None, lin: str | Path | None) -> nn.Module:
+def frozen_lpips(
+    vgg: str | Path | None = None, lin: str | Path | None = None, *, instead: str
+) -> Frozen:
+    """LPIPS, from files or the hub.
+
+    Raises:
+        FileNotFoundError: a file is nowhere; says where to get and put it, or ``instead``.
+        ValueError: a damaged file, or one with other weights.
+    """
     try:
-        return load_lpips(vgg, lin)
+        return Frozen(load_lpips(vgg, lin))
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{error}, in a recipe as vgg and lin of the loss 'perceptual'; or {INSTEAD}"
+            f"{error}, in a recipe as vgg and lin of the loss 'perceptual'; or {instead}"
         ) from error
 
 

@@ -47,8 +47,8 @@ class PerturbationSchedule:
             raise ValueError(f"got final {self.final}; expected a share from 0 to 1")
         if not 0 <= self.start <= self.end <= 1:
             raise ValueError(
-                f"got start {self.start} and end {self.end}; expected shares of the training from 0 "
-                "to 1, in this order"
+                f"got start {self.start} and end {self.end}; expected shares of the training "
+                "from 0 to 1, in this order"
             )
 
     def at(self, progress: float) -> Perturbation:
