@@ -77,11 +77,7 @@ def perturb(
     """
     if len(seeds) != len(latents):
         raise ValueError(f"got {len(seeds)} seeds for {len(latents)} images; give one per image")
-    if perturbation.delta > tokenizer.config.vocab_size:
-        raise ValueError(
-            f"got delta {perturbation.delta}; this tokenizer has {tokenizer.config.vocab_size} "
-            "codes: give at most as many"
-        )
+    check_delta(tokenizer, perturbation)
     slots = tokenizer.slots
     replaced, ranks = _draw(perturbation, seeds, slots.num_slots)
     canvas, found = torch.zeros_like(latents), []
@@ -97,6 +93,21 @@ def perturb(
         canvas = tokenizer.fuse(canvas, scale, places, tokenizer.lookup(ids))
         found.append(ids)
     return torch.cat(found, dim=1)
+
+
+def check_delta(tokenizer: ConvTokenizer, perturbation: Perturbation) -> None:
+    """Raises ValueError for more nearest codes than there are codes."""
+    if perturbation.delta > tokenizer.config.vocab_size:
+        raise ValueError(
+            f"got delta {perturbation.delta}; this tokenizer has {tokenizer.config.vocab_size} "
+            "codes: give at most as many"
+        )
+
+
+def perturbed_images(perturbation: Perturbation, seeds: Sequence[int]) -> Bool[Tensor, " b"]:
+    """Which images ``perturb`` perturbs: a share ``beta``, each by its own seed."""
+    chosen = [_stream(seed).random() < perturbation.beta for seed in seeds]
+    return torch.tensor(chosen, dtype=torch.bool)
 
 
 def perturbed_reconstruct(
@@ -143,11 +154,15 @@ def _draw(
     """Which tokens are replaced, and by the how-many-nearest code (0 is the nearest)."""
     replaced, ranks = [], []
     for seed in seeds:
-        stream = np.random.Generator(np.random.Philox(key=seed))
+        stream = _stream(seed)
         chosen = stream.random() < perturbation.beta
         replaced.append(chosen & (stream.random(count) < perturbation.alpha))
         ranks.append(stream.integers(perturbation.delta, size=count))
     return torch.from_numpy(np.stack(replaced)), torch.from_numpy(np.stack(ranks))
+
+
+def _stream(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=seed))
 
 
 def _ranked(

@@ -48,7 +48,14 @@ class VisionFeatures(ABC):
 
     def __init__(self, model: str | Path, device: torch.device | str | None) -> None:
         self.device = chosen_device(device)
-        self.model = _load(self.model_class(), str(model), type(self).__name__)
+        caller = type(self).__name__
+        word = caller.removesuffix("Features").lower()
+        self.model = load_model(
+            self.model_class(),
+            str(model),
+            need=f"the features of {caller} need",
+            instead=f"pass it as {caller}(model=FOLDER), or --features {word}=FOLDER",
+        )
         self.digest = _digest(self.model)
         self.model.to(self.device)
         self.name = ""
@@ -194,8 +201,27 @@ def _normalised(levels: Tensor, mean: tuple[float, ...], std: tuple[float, ...])
     return (levels / 255 - centre) / spread
 
 
-def _load(model_class: Any, source: str, caller: str) -> Any:
-    """A float32 model in evaluation mode, with all of its weights."""
+def load_model(
+    model_class: Any,
+    source: str,
+    *,
+    need: str,
+    instead: str,
+    unread: tuple[str, ...] = (),
+) -> Any:
+    """A frozen float32 model of transformers in evaluation mode, with all of its weights.
+
+    Args:
+        model_class: of transformers.
+        source: a folder with config.json and weights, or a hub id.
+        need: for sentences, what needs it: "the features of ... need".
+        instead: for sentences, what else to do than to have that repository.
+        unread: beginnings of names of tensors that nobody reads, which may be missing.
+
+    Raises:
+        FileNotFoundError: no such model here and no network.
+        ValueError: weights of another kind of model.
+    """
     try:
         with quiet_transformers():
             model, info = model_class.from_pretrained(
@@ -205,14 +231,13 @@ def _load(model_class: Any, source: str, caller: str) -> Any:
                 ignore_mismatched_sizes=True,  # told below
             )
     except (OSError, ValueError, KeyError) as error:
-        word = caller.removesuffix("Features").lower()
         raise FileNotFoundError(
-            f"cannot load {source} ({type(error).__name__}), which the features of {caller} need: "
-            "it is no folder with a model and neither the cache nor the hub gave it; download "
-            f"config.json and the weights of that repository into one folder and pass it as "
-            f"{caller}(model=FOLDER), or --features {word}=FOLDER"
+            f"cannot load {source} ({type(error).__name__}), which {need}: it is no folder with a "
+            "model and neither the cache nor the hub gave it; download config.json and the weights "
+            f"(model.safetensors) of that repository into one folder and {instead}"
         ) from error
     absent = sorted(info["missing_keys"]) or sorted(key for key, *_ in info["mismatched_keys"])
+    absent = [key for key in absent if not key.startswith(unread)]
     if absent:
         raise ValueError(
             f"{source} is not a whole {model_class.__name__}: {len(absent)} of its tensors are "
