@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from arimage import cli_evaluate
+from arimage import cli_evaluate, cli_train
 
 if TYPE_CHECKING:
     from arimage.generator import ImageGenerator
@@ -225,66 +225,6 @@ def save_edited(out: Path, before: Any, draws: list[Any], after: Any, record: An
 
 
 @app.command()
-def tokens(
-    data: Annotated[Path, typer.Option(help="A folder with one sub-folder of images per class.")],
-    out: Annotated[Path, typer.Option(help="Folder of the tokens and a copy of the tokenizer.")],
-    model: Model = "digits-var",
-    jittered_copies: Annotated[int, typer.Option(help="Of each image, to add.", min=0)] = 0,
-    seed: Annotated[int, typer.Option(help="Of the jitter.")] = 0,
-    device: Device = "cpu",
-) -> None:
-    """Encode a folder of images once, for `arimage train --tokens`."""
-    import torch
-
-    from arimage.generator import ImageGenerator
-    from arimage.training.run import tokens_of_folder
-    from arimage.training.tokens import save_tokens
-
-    generator = ImageGenerator.from_pretrained(model, dtype=torch.float32, device=device)
-    made = tokens_of_folder(generator, data, jittered_copies, seed)
-    save_tokens(out, made, generator.tokenizer)
-    typer.echo(f"{len(made.ids)} images of {made.num_classes} classes: {out}/")
-
-
-@app.command()
-def train(
-    out: Annotated[Path, typer.Option(help="Where the generator is saved.")],
-    data: Annotated[Path | None, typer.Option(help="A folder, a sub-folder per class.")] = None,
-    tokens: Annotated[Path | None, typer.Option(help="From `arimage tokens`, for data.")] = None,
-    start: Annotated[str | None, typer.Option("--from", help="A generator to fine-tune.")] = None,
-    recipe: Annotated[str, typer.Option(help="small, llamagen, rar, var, var-d24, ...")] = "small",
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="A recipe's field: learning_rate=1e-4.")
-    ] = None,
-    order: Annotated[str | None, typer.Option(help="next_scale, raster, masked, random.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="A multiple of 8; 32 by default.")] = None,
-    tokenizer_steps: Annotated[int | None, typer.Option(help="1000 by default.", min=1)] = None,
-    transformer_steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 2000,
-    jittered_copies: Annotated[int, typer.Option(help="Of each image, to add.", min=0)] = 0,
-    seed: Annotated[int, typer.Option(help="Of initialisation, batches, dropout.")] = 0,
-) -> None:
-    """Train a small tokenizer and transformer, or fine-tune a generator on other classes."""
-    from arimage.training.recipes import find_recipe
-    from arimage.training.run import Source, run_training
-
-    source = Source(
-        data=data,
-        tokens=tokens,
-        start=start,
-        order=order,
-        image_size=image_size,
-        tokenizer_steps=tokenizer_steps,
-        jittered_copies=jittered_copies,
-    )
-    chosen = find_recipe(recipe, changes or (), steps=transformer_steps, seed=seed)
-    _, histories = run_training(source, out, chosen)
-    for history in histories:
-        values = (f"{name} {value:.3f}" for name, value in history.recent().items())
-        typer.echo(f"{history.name}, mean of the last 20 steps: {', '.join(values)}")
-    typer.echo(f"saved: {out}")
-
-
-@app.command()
 def convert(
     source: Annotated[str, typer.Argument(help="Checkpoint file, folder of them, hub id, preset.")],
     target: Annotated[Path, typer.Argument(help="Folder to write; from_pretrained loads it.")],
@@ -313,6 +253,7 @@ def parse_scales(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+app.add_typer(cli_train.app)
 app.add_typer(cli_evaluate.app)
 
 
@@ -368,7 +309,7 @@ def main() -> None:
     """Runs a command; what the user can mend becomes one sentence on stderr and exit code 2."""
     # Threads that spin while they wait slow training tenfold on a busy machine; generation token by
     # token lives on them (docs/performance.md).
-    if {"demo", "train", "tokens"} & set(sys.argv[1:2]):
+    if {"demo", "train", "finetune", "tokens"} & set(sys.argv[1:2]):
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()

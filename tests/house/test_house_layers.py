@@ -36,15 +36,18 @@ ROOMS = {  # what each part may import besides itself and the leaves
     "parts": {"tokenizers", "ar"},
     "generator": {"tokenizers", "ar", "sampling", "convert", "parts", "generated"},
     "generated": {"eval.protocols", "eval.sources", "generator", "sampling"},
-    "evaluation": {"convert", "eval", "generator", "tokenizers"},
+    "evaluation": {"convert", "eval", "generator"},
+    "evaluation_tokenizer": {"eval", "tokenizers"},
     "auto": {"tokenizers", "ar"},
     "training": {"tokenizers", "ar", "sampling", "eval", "generator"},
     "demo": {"tokenizers", "ar", "sampling", "eval", "generator", "auto", "training"},
     "cli": {
         *("tokenizers", "ar", "sampling", "eval", "convert", "generator", "auto", "training"),
-        *("demo", "cli_evaluate", "evaluation"),
+        *("demo", "cli_evaluate", "cli_train", "evaluation"),
     },
-    "cli_evaluate": {"eval", "evaluation"},
+    "cli_evaluate": {"cli_groups", "eval", "evaluation", "evaluation_tokenizer"},
+    "cli_train": {"cli_groups", "generator", "training"},
+    "cli_groups": set(),
 }
 TARGET = re.compile(r"arimage(\.\w+)+(:\w+)?")
 

@@ -1,0 +1,84 @@
+"""The commands that train: tokens, train, finetune. Heavy imports wait until they run.
+
+``train`` and ``finetune`` are groups: their parts are ``tokenizer`` and, for ``train``,
+``generator``, which runs where neither is named.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from arimage.cli_groups import DefaultGroup
+
+app = typer.Typer()
+train_app = typer.Typer(cls=DefaultGroup, help="Train a generator (by default) or a tokenizer.")
+finetune_app = typer.Typer(help="Fine-tune a tokenizer.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+app.add_typer(finetune_app, name="finetune")
+
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+
+
+@app.command()
+def tokens(
+    data: Annotated[Path, typer.Option(help="A folder with one sub-folder of images per class.")],
+    out: Annotated[Path, typer.Option(help="Folder of the tokens and a copy of the tokenizer.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Preset, folder or hub id.")
+    ] = "digits-var",
+    jittered_copies: Annotated[int, typer.Option(help="Of each image, to add.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the jitter.")] = 0,
+    device: Device = "cpu",
+) -> None:
+    """Encode a folder of images once, for `arimage train --tokens`."""
+    import torch
+
+    from arimage.generator import ImageGenerator
+    from arimage.training.run import tokens_of_folder
+    from arimage.training.tokens import save_tokens
+
+    generator = ImageGenerator.from_pretrained(model, dtype=torch.float32, device=device)
+    made = tokens_of_folder(generator, data, jittered_copies, seed)
+    save_tokens(out, made, generator.tokenizer)
+    typer.echo(f"{len(made.ids)} images of {made.num_classes} classes: {out}/")
+
+
+@train_app.command("generator")
+def train_generator(
+    out: Annotated[Path, typer.Option(help="Where the generator is saved.")],
+    data: Annotated[Path | None, typer.Option(help="A folder, a sub-folder per class.")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="From `arimage tokens`, for data.")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="A generator to fine-tune.")] = None,
+    recipe: Annotated[str, typer.Option(help="small, llamagen, rar, var, var-d24, ...")] = "small",
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="A recipe's field: learning_rate=1e-4.")
+    ] = None,
+    order: Annotated[str | None, typer.Option(help="next_scale, raster, masked, random.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="A multiple of 8; 32 by default.")] = None,
+    tokenizer_steps: Annotated[int | None, typer.Option(help="1000 by default.", min=1)] = None,
+    transformer_steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 2000,
+    jittered_copies: Annotated[int, typer.Option(help="Of each image, to add.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of initialisation, batches, dropout.")] = 0,
+) -> None:
+    """Train a small tokenizer and transformer, or fine-tune a generator on other classes."""
+    from arimage.training.recipes import find_recipe
+    from arimage.training.run import Source, run_training
+
+    source = Source(
+        data=data,
+        tokens=tokens,
+        start=start,
+        order=order,
+        image_size=image_size,
+        tokenizer_steps=tokenizer_steps,
+        jittered_copies=jittered_copies,
+    )
+    chosen = find_recipe(recipe, changes or (), steps=transformer_steps, seed=seed)
+    _, histories = run_training(source, out, chosen)
+    for history in histories:
+        values = (f"{name} {value:.3f}" for name, value in history.recent().items())
+        typer.echo(f"{history.name}, mean of the last 20 steps: {', '.join(values)}")
+    typer.echo(f"saved: {out}")
