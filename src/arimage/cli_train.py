@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from arimage import cli_tokenizer
 from arimage.cli_groups import DefaultGroup
 
 app = typer.Typer()
@@ -82,3 +83,7 @@ def train_generator(
         values = (f"{name} {value:.3f}" for name, value in history.recent().items())
         typer.echo(f"{history.name}, mean of the last 20 steps: {', '.join(values)}")
     typer.echo(f"saved: {out}")
+
+
+train_app.command("tokenizer")(cli_tokenizer.train)
+finetune_app.command("tokenizer")(cli_tokenizer.finetune)

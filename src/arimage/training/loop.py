@@ -6,6 +6,7 @@ saved state as if it had never stopped.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -136,7 +137,9 @@ class Loop:
         groups = parameter_groups(player.module, player.recipe.undecayed)
         self.modules[player.name] = player.module
         if any(group["params"] for group in groups):
-            self.modules[player.name] = self.accelerator.prepare(player.module)
+            with warnings.catch_warnings():  # newer names of DDP's arguments are not in torch 2.11
+                warnings.simplefilter("ignore", FutureWarning)
+                self.modules[player.name] = self.accelerator.prepare(player.module)
             optimizer = torch.optim.AdamW(groups, betas=player.recipe.betas)
             self.optimizers[player.name] = optimizer
 
@@ -308,7 +311,7 @@ def make_accelerator(
         folder: where trackers write.
 
     Raises:
-        ValueError: a precision that the device cannot do. ModuleNotFoundError: no such tracker here.
+        ValueError: a precision that the device cannot do. ModuleNotFoundError: no such tracker.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
@@ -319,6 +322,7 @@ def make_accelerator(
     AcceleratorState._reset_state()  # the last training's precision would stay
     return Accelerator(
         device_placement=False,
+        cpu=not torch.accelerator.is_available(),  # else several processes would not find together
         mixed_precision=precision,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],  # codebooks
         log_with=list(trackers) or None,

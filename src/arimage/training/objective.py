@@ -7,6 +7,11 @@ once per step from all rows of the step, whatever scales, micro-batches and proc
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+
+from arimage.tokenizers.base import ImageTokenizer
+from arimage.training.common import Loss
+from arimage.training.loop import Moment
 from arimage.training.losses.adversarial import (
     LIMIT,
     adaptive_weight,
@@ -19,11 +24,6 @@ from arimage.training.losses.perturbation import (
     image_seeds,
     perturbed_encoding,
 )
-from torch import Tensor, nn
-
-from arimage.tokenizers.base import ImageTokenizer
-from arimage.training.common import Loss
-from arimage.training.loop import Moment
 
 RECONSTRUCTION = ("l1", "l2", "perceptual")  # what the adversarial loss is balanced with
 

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from arimage.training.losses.registry import CRITICS, LOSSES
 from torch import nn
 
 from arimage.registry import unknown_name
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.tokenizers.registry import TOKENIZERS
+from arimage.training.losses.registry import CRITICS, LOSSES
 from arimage.training.objective import Adversary, Objective, Term
 from arimage.training.small import scales_to
 from arimage.training.tokenizer_recipe import AdversarialFields, OptimizerFields, TokenizerRecipe

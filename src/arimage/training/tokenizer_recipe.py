@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from arimage.training.losses.adversarial import check_kind
-from arimage.training.losses.perturbation import PerturbationSchedule
-from arimage.training.losses.registry import CRITICS, LOSSES
 
 from arimage.registry import unknown_name
 from arimage.training.common import Recipe
+from arimage.training.losses.adversarial import check_kind
+from arimage.training.losses.perturbation import PerturbationSchedule
+from arimage.training.losses.registry import CRITICS, LOSSES
 from arimage.training.schedules import Cosine
 
 FOLDER = "configs/tokenizers"
@@ -109,10 +109,12 @@ class AdversarialFields:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFields:
-    """How images become squares: a crop of ``training.crops`` and the share that is mirrored."""
+    """How images are read and become squares: fields of ``training.images.ImageData``."""
 
     crop: str = "random"
     flip: float = 0.0
+    split: str | None = None
+    streaming: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +244,9 @@ def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> TokenizerRecip
         if not equals:
             raise ValueError(f"got {change!r}; write a field and its value: steps=1000")
         _set(fields, path.strip().split("."), _value(text, change), change)
+    losses = fields.get("losses")
+    if isinstance(losses, dict):  # losses.perceptual=null
+        fields["losses"] = {k: v for k, v in losses.items() if v is not None}
     return TokenizerRecipe.of(fields)
 
 

@@ -5,20 +5,20 @@ CPU for data that are opened by index.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from arimage.training.images import ImageBatch, ImageData, TrainingImages, open_images
 from tqdm.auto import tqdm
 
-from arimage.eval.gallery import sample_grid
-from arimage.images import write_png
+from arimage.images import from_pixels, to_pixels, write_png
 from arimage.pretrained import identity
+from arimage.sheets import sheet
 from arimage.tokenizers.base import ImageTokenizer
+from arimage.training.images import ImageBatch, ImageData, TrainingImages, open_images
 from arimage.training.interrupt import Interrupt
 from arimage.training.loop import Loop, make_accelerator, step_seed
 from arimage.training.objective import Images
@@ -45,7 +45,7 @@ class TokenizerRun:
         variant: of a repository of models.
         quantizer: replaces the one of ``start``, beginning with its codes.
         resume: go on with the run in ``out``.
-        split, streaming, strict, workers: as ``ImageData``.
+        strict, workers: as ``ImageData``.
         tracker: of ``TRACKERS``.
         progress: show a bar.
     """
@@ -57,8 +57,6 @@ class TokenizerRun:
     variant: str | None = None
     quantizer: str | None = None
     resume: bool = False
-    split: str | None = None
-    streaming: bool = False
     strict: bool = False
     workers: int = 0
     tracker: str = "tensorboard"
@@ -83,7 +81,7 @@ class Outcome:
     done: int
     finished: bool
     skipped: tuple[str, ...] = ()
-    measured: dict[str, float] | None = None
+    measured: dict[str, float] = field(default_factory=dict)
 
 
 def run_tokenizer(run: TokenizerRun) -> Outcome:
@@ -95,7 +93,7 @@ def run_tokenizer(run: TokenizerRun) -> Outcome:
     """
     recipe = run.recipe
     trackers = () if run.tracker == "none" else (run.tracker,)
-    accelerator = make_accelerator(recipe.precision, trackers, run.out)
+    accelerator = make_accelerator(recipe.precision, trackers, run.out / "logs")
     tokenizer = _tokenizer(run)
     record = {"from": _start_name(run), "start": identity(tokenizer)}  # before anything is trained
     images = _images(run, tokenizer.config.image_size)
@@ -131,8 +129,9 @@ class Session:
         self.asked, self.folder, self.loop, self.images = run, folder, loop, images
         self.accelerator: Accelerator = loop.accelerator
         self.samples: torch.Tensor | None = None if state is None else state["samples"]
-        self.data_states: list[Any] | None = None if state is None else state["data"]
-        self.measured: dict[str, float] | None = None
+        states = None if state is None else state["data"]
+        self.data_state = states and states[self.accelerator.process_index % len(states)]
+        self.measured: dict[str, float] = {}
 
     def run(self, per_process: int) -> Outcome:
         """All steps that are left, or those until a signal; saves what is to be saved."""
@@ -147,24 +146,21 @@ class Session:
         )
         with Interrupt() as interrupt, bar:
             while loop.done < recipe.steps and not self._agreed(interrupt.asked):
-                batch = next(batches)
-                self._step(batch)
+                self._step(next(batches))
                 bar.update()
                 bar.set_postfix(loss=f"{self.measured['loss']:.4f}", refresh=False)
                 if loop.done % recipe.save_every == 0 or loop.done == recipe.steps:
-                    self._save(batch)
+                    self._save()
             finished = loop.done == recipe.steps
-            if not finished:
-                self._save(batch)
+            if not finished and loop.done % recipe.save_every:
+                self._save()
         return self._end(finished)
 
     def _batches(self, per_process: int) -> Iterator[ImageBatch]:
         """From the next step on; the first of all also starts the codebook and is the sample."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         place = {"rank": rank, "world": world, "start": self.loop.done}
-        if self.data_states is not None:
-            place["state"] = self.data_states[rank % len(self.data_states)]
-        batches = self.images.batches(per_process, **place)
+        batches = self.images.batches(per_process, **place, state=self.data_state)
         if self.loop.done:
             return batches
         first = next(batches)
@@ -175,6 +171,7 @@ class Session:
 
     def _step(self, batch: ImageBatch) -> None:
         self.images.note(batch.skipped)
+        self.data_state = batch.state
         self.measured = self.loop.step(self._to_device(batch))
         done, recipe = self.loop.done, self.asked.recipe
         if self.accelerator.is_main_process:
@@ -184,23 +181,26 @@ class Session:
                 self._show(done)
 
     def _show(self, done: int) -> None:
-        """A grid of the averaged tokenizer's reconstructions."""
+        """A sheet of what the averaged tokenizer makes of the first images."""
         assert self.samples is not None
         model = self.loop.result
         training = model.training
-        grid = sample_grid(model.eval(), self.samples.numpy())
+        with torch.no_grad():
+            images = from_pixels(self.samples.numpy()).to(self.accelerator.device)
+            decoded = to_pixels(model.eval().reconstruct(images))
         model.train(training)
+        grid = sheet({"original": self.samples.numpy(), f"step {done}": decoded})
         write_png(self.folder.sample_path(done), grid)
         for tracker in self.accelerator.trackers:
             if hasattr(tracker, "log_images"):
                 tracker.log_images({"samples": grid[None]}, step=done, dataformats="NHWC")
 
-    def _save(self, batch: ImageBatch) -> None:
+    def _save(self) -> None:
         from accelerate.utils import gather_object
 
-        states = None if batch.state is None else gather_object([batch.state])
+        data = None if self.data_state is None else gather_object([self.data_state])
         if self.accelerator.is_main_process:
-            state = {"loop": self.loop.state_dict(), "samples": self.samples, "data": states}
+            state = {"loop": self.loop.state_dict(), "samples": self.samples, "data": data}
             self.folder.checkpoints.save(self.loop.done, state)
         self.accelerator.wait_for_everyone()
 
@@ -238,11 +238,11 @@ def _images(run: TokenizerRun, size: int) -> TrainingImages:
     return open_images(
         ImageData(
             path=run.data,
-            split=run.split,
+            split=recipe.data.split,
             size=size,
             crop=recipe.data.crop,
             flip=float(recipe.data.flip),
-            streaming=run.streaming,
+            streaming=recipe.data.streaming,
             strict=run.strict,
             workers=run.workers,
             seed=recipe.seed,
@@ -286,8 +286,6 @@ def _record(run: TokenizerRun, images: TrainingImages) -> dict[str, Any]:
             "name": Path(run.data).name,
             "identity": images.identity,
             "images": images.count,
-            "split": run.split,
-            "streaming": run.streaming,
         },
         "versions": {name: version(name) for name in names},
     }

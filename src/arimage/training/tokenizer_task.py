@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from arimage.training.losses.adversarial import LeCam, critic_loss
-from arimage.training.losses.processes import gathered, rank
 from torch import Tensor, nn
 
 from arimage.eval.codebook import CodeCounter
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.training.common import Loss, Recipe
 from arimage.training.loop import Moment, Player
+from arimage.training.losses.adversarial import LeCam, critic_loss
+from arimage.training.losses.processes import gathered, rank
 from arimage.training.objective import Adversary, Images, Objective
 
 PARTS = {  # of a tokenizer that can be frozen, and their modules
@@ -66,6 +66,7 @@ class TokenizerTask:
             self.players.append(Player(CRITIC, adversary.critic, rates.critic))
         self.lecam = LeCam(adversary.lecam if adversary else 0.0).to(self.model.device)
         self.window = CodeCounter(self.model.config.vocab_size)
+        self.share: float | None = None  # of the codes, in the last full window
         self._rows: list[Tensor] = []
         self._ids: list[Tensor] = []
 
@@ -117,8 +118,11 @@ class TokenizerTask:
 
     @torch.no_grad()
     def after(self, moment: Moment) -> dict[str, Tensor]:
-        """One codebook update; the perplexity of the step's ids, and the share of the codebook in
-        use whenever enough tokens were counted."""
+        """One codebook update; the perplexity of the step's ids and the codebook's use.
+
+        The use is the share of codes that occurred among the last window of ``TOKENS_PER_CODE``
+        tokens per code; before that is full, among all so far.
+        """
         ids = gathered(torch.cat(self._ids))
         if self.updates_codebook:
             torch.manual_seed(moment.seed)
@@ -126,23 +130,25 @@ class TokenizerTask:
         step = CodeCounter(len(self.window.counts))
         step.add(ids)
         self.window.merge(step)
-        found = {"perplexity": torch.tensor(step.use.perplexity)}
-        if self.window.counts.sum() >= TOKENS_PER_CODE * len(self.window.counts):
-            found["codebook use"] = torch.tensor(self.window.use.share)
-            self.window = CodeCounter(len(self.window.counts))
-        return found
+        full = self.window.counts.sum() >= TOKENS_PER_CODE * len(step.counts)
+        use = self.window.use.share if full or self.share is None else self.share
+        if full:
+            self.share, self.window = use, CodeCounter(len(step.counts))
+        return {"perplexity": torch.tensor(step.use.perplexity), "codebook use": torch.tensor(use)}
 
     def state_dict(self) -> dict[str, Any]:
         """Of the quantizer's counts, the window of use and LeCAM."""
         return {
             "quantizer": self.model.quantizer.training_state(),
             "window": torch.from_numpy(self.window.counts),
+            "share": self.share,
             "lecam": self.lecam.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The reverse."""
         self.model.quantizer.load_training_state(state["quantizer"])
+        self.share = state["share"]
         self.window.counts = state["window"].numpy().copy()
         self.lecam.load_state_dict(state["lecam"])
 

@@ -1,40 +1,46 @@
-"""Trains a tokenizer to reconstruct images: L1 + L2 + the quantizer's own loss."""
+"""Trains a tokenizer on images in memory: L1 + L2 + the quantizer's own loss."""
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from tqdm.auto import tqdm
 
 from arimage.images import from_pixels
 from arimage.shapes import UInt8
 from arimage.tokenizers.base import ImageTokenizer
-from arimage.training.common import History, Loss, Recipe
-from arimage.training.fit import Batch, fit
+from arimage.training.common import History, Recipe
+from arimage.training.fit import index_batches
+from arimage.training.loop import Loop
+from arimage.training.losses.registry import LOSSES
+from arimage.training.objective import Images, Objective, Term
+from arimage.training.tokenizer_task import Rates, TokenizerTask
+
+TERMS = ("l1", "l2", "codebook")
 
 
 def train_tokenizer(
     tokenizer: ImageTokenizer, pixels: UInt8[np.ndarray, "n h w 3"], recipe: Recipe
 ) -> tuple[ImageTokenizer, History]:
-    """Trains in place on images of the tokenizer's size, held in memory.
+    """Trains in place on images of the tokenizer's size.
 
     Raises:
         ValueError: images of another size.
     """
     tokenizer.check_size(pixels.shape[1], pixels.shape[2])
-    torch.manual_seed(recipe.seed)
-
-    def loss_of(model: nn.Module, batch: Batch) -> Loss:
-        images = from_pixels(pixels[batch.index.numpy()]).to(tokenizer.device)
-        if batch.progress == 0:
-            with torch.no_grad():
-                first = tokenizer.quantize(tokenizer.encode_latents(images))
-            tokenizer.quantizer.start(first.rows.flatten(0, 1))
-        output, encoding = model(images)
-        tokenizer.quantizer.update(encoding.rows.flatten(0, 1))
-        l1, l2 = F.l1_loss(output, images), F.mse_loss(output, images)
-        return Loss(l1 + l2 + encoding.loss, {"l1": l1, "l2": l2, "codes": encoding.loss})
-
-    trained, history = fit("tokenizer", tokenizer, loss_of, len(pixels), recipe)
+    objective = Objective(tokenizer, {name: Term(1.0, LOSSES[name]()) for name in TERMS})
+    task = TokenizerTask(objective, None, Rates(recipe, recipe))
+    loop, history = Loop(task, recipe), History("tokenizer")
+    generator = torch.Generator().manual_seed(recipe.seed)
+    batches = index_batches(len(pixels), recipe.batch_size, generator)
+    bar = tqdm(range(recipe.steps), "tokenizer", disable=not recipe.progress, mininterval=0.5)
+    for step in bar:
+        index = next(batches)
+        batch = Images(from_pixels(pixels[index.numpy()]).to(tokenizer.device), index)
+        if step == 0:
+            task.start(batch, recipe.seed)
+        history.note(loop.step(batch))
+        bar.set_postfix(loss=f"{history.losses[-1]:.4f}", refresh=False)
+    trained = loop.result.eval()
     assert isinstance(trained, ImageTokenizer)
     return trained, history
 

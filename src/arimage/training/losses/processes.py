@@ -37,3 +37,17 @@ class _Mean(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return _averaged(gradient)
+
+
+def rank() -> int:
+    """Which of them this one is."""
+    return dist.get_rank() if processes() > 1 else 0
+
+
+def gathered(x: Tensor) -> Tensor:
+    """Every process' ``x`` (all of one shape) in the order of their ranks, along the first axis."""
+    if processes() == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(processes())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
