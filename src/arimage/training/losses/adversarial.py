@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from arimage.registry import unknown_name
 from arimage.shapes import Float
 from arimage.tokenizers.base import ImageTokenizer
+from arimage.training.losses.base import precise
 from arimage.training.losses.processes import process_mean
 
 KINDS = ("hinge", "vanilla", "non_saturating")
@@ -37,7 +38,7 @@ def generator_loss(kind: str, fake_logits: Float[Tensor, "*shape"]) -> Float[Ten
         KeyError: an unknown kind.
     """
     check_kind(kind)
-    fake = fake_logits.float()
+    fake = precise(fake_logits)
     return F.softplus(-fake).mean() if kind == "non_saturating" else -fake.mean()
 
 
@@ -50,7 +51,7 @@ def critic_loss(
         KeyError: an unknown kind.
     """
     check_kind(kind)
-    real, fake = real_logits.float(), fake_logits.float()
+    real, fake = precise(real_logits), precise(fake_logits)
     if kind == "hinge":
         return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
     both = F.softplus(-real).mean() + F.softplus(fake).mean()
@@ -94,7 +95,7 @@ class LeCam(nn.Module):
         if not self.weight:
             return real_logits.new_zeros((), dtype=torch.float32)
         real, fake = process_mean(
-            torch.stack([real_logits.float().mean(), fake_logits.float().mean()])
+            torch.stack([precise(real_logits).mean(), precise(fake_logits).mean()])
         )
         loss = F.relu(real - self.fake).square() + F.relu(self.real - fake).square()
         with torch.no_grad():
@@ -128,7 +129,7 @@ def adaptive_weight(
             "false in the recipe"
         )
     first, second = (
-        process_mean(torch.autograd.grad(loss, last_layer, retain_graph=True)[0].float()).norm()
+        process_mean(precise(torch.autograd.grad(loss, last_layer, retain_graph=True)[0])).norm()
         for loss in (reconstruction_loss, other_loss)
     )
     return (first / (second + DELTA)).clamp(0, limit).detach()

@@ -72,6 +72,11 @@ class TokenizerLoss(nn.Module, ABC):
         """The unweighted mean over the batch, in float32."""
 
 
+def precise(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def exactly(tensor: Tensor) -> AbstractContextManager[None]:
     """Switches autocast off where ``tensor`` lives."""
     return torch.autocast(tensor.device.type, enabled=False)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from arimage.shapes import Float
-from arimage.training.losses.base import exactly
+from arimage.training.losses.base import exactly, precise
 from arimage.training.losses.processes import process_mean, processes
 
 
@@ -25,10 +25,10 @@ class SharedBatchNorm(nn.BatchNorm2d):
         """Each channel with mean 0 and variance 1 over batch and places, then scaled, shifted."""
         if not self.training or processes() == 1:
             with exactly(x):
-                return super().forward(x.float()).to(x.dtype)
+                return super().forward(precise(x)).to(x.dtype)
         axes = [axis for axis in range(x.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
-        values = x.float()
+        values = precise(x)
         mean = process_mean(values.mean(axes))
         centred = values - mean.view(shape)
         variance = process_mean(centred.square().mean(axes))

@@ -16,6 +16,7 @@ from arimage.shapes import Float
 from arimage.tokenizers.base import Encoding
 from arimage.tokenizers.perturb import Perturbation, check_delta, perturb, perturbed_images
 from arimage.tokenizers.vq import ConvTokenizer
+from arimage.training.losses.base import exactly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +94,8 @@ def perturbed_encoding(
         return encoding
     some = [seed for seed, is_chosen in zip(seeds, chosen, strict=True) if is_chosen]
     here = chosen.to(latents.device)
-    with torch.no_grad():
-        found = perturb(tokenizer, latents[here], perturbation, some)
+    with torch.no_grad(), exactly(latents):
+        found = perturb(tokenizer, latents[here].to(tokenizer.dtype), perturbation, some)
         canvas = tokenizer.canvas_of(found)
         ids, shift = encoding.ids.clone(), torch.zeros_like(encoding.codes)
         ids[here] = found
