@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from arimage.cli import app
@@ -152,7 +153,8 @@ def test_mistakes(folder, words, message):
 def test_a_tokenizer_is_scored_with_pfid(tmp_path):
     for i, pixels in enumerate(load_digits()[1].pixels[:40]):
         write_png(tmp_path / "d" / f"{i:02d}.png", np.pad(pixels, ((3, 3), (0, 9), (0, 0))))
-    words = ("evaluate-tokenizer", tmp_path / "d", "--model", "digits-var", "--features", "digits")
+    words = ("evaluate", "tokenizer", "--data", tmp_path / "d", "--model", "digits-var")
+    words += ("--features", "digits", "--metrics", "rfid,psnr,ssim")
     words += ("--perturb", "0.5:8", "--perturb", "0.9:64", "--uncertainty")
     output = run(*words, "--out", tmp_path / "r", "--batch-size", 16)
     record = json.loads(output.strip().splitlines()[-1])
@@ -164,5 +166,8 @@ def test_a_tokenizer_is_scored_with_pfid(tmp_path):
     assert scores["pfid"]["value"] > scores["rfid"]["value"]
     assert set(scores["pfid"]["details"]) == {"alpha_0.5_delta_8", "alpha_0.9_delta_64"}
     assert (tmp_path / "r" / "report.html").is_file()
+    for name in ("reconstructions", "scales"):
+        with Image.open(tmp_path / "r" / f"{name}.png") as picture:
+            assert json.loads(picture.info["arimage"]) == record
     with pytest.raises(ValueError, match="write alpha:delta"):
-        run(*words[:4], "--perturb", "0.5")
+        run(*words[:6], "--perturb", "0.5")

@@ -8,11 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
+from arimage.cli_groups import DefaultGroup
+
 app = typer.Typer()
+evaluate_app = typer.Typer(cls=DefaultGroup, help="Score a model or images; or a tokenizer.")
+app.add_typer(evaluate_app, name="evaluate")
 Text = str | None
 
 
-@app.command()
+@evaluate_app.command("images")
 def evaluate(
     images: Annotated[str, typer.Argument(help="A model, or a folder, zip or npz of images.")],
     variant: Annotated[Text, typer.Option(help="Of a repository of models.")] = None,
@@ -61,12 +65,9 @@ def evaluate(
 
 
 def run_job(job: Any, out: Path | None, texts: list[str], processes: int) -> None:
-    """Runs, prints a table (the last line is JSON) and saves."""
-    from rich.console import Console
-
+    """Runs, prints and saves."""
     from arimage.evaluation import run_in_processes, run_sweep
 
-    console = Console()
     if texts:
         if out is None or processes > 1:
             raise ValueError(
@@ -78,14 +79,7 @@ def run_job(job: Any, out: Path | None, texts: list[str], processes: int) -> Non
             typer.echo(f"{settings}: {scores}")
         typer.echo(f"sweep: {out}/sweep.json, sweep.png")
         return
-    report = run_in_processes(job, processes)
-    console.print(report.table())
-    for sentence in (*report.protocol.warnings, *report.protocol.deviations):
-        console.print(f"[yellow]note[/]: {sentence}")
-    if out is not None:
-        report.save(out)
-        console.print(f"report: {out}/report.html, report.md, report.json")
-    print(json.dumps(report.to_json()))
+    show(run_in_processes(job, processes), out)
 
 
 def parse_names(text: str) -> list[str]:
@@ -135,34 +129,40 @@ def reference(
     typer.echo(f"{made.count} images seen by {made.extractor}: {out}")
 
 
-@app.command("evaluate-tokenizer")
+@evaluate_app.command("tokenizer")
 def evaluate_tokenizer(
-    data: Annotated[str, typer.Argument(help="A folder, archive or data set of images.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="Preset, folder or hub id.")],
+    data: Annotated[str, typer.Option(help="A folder, archive or data set of images.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Preset, folder, hub id or file.")],
     variant: Annotated[Text, typer.Option(help="Of a repository of models.")] = None,
-    metrics: Annotated[str, typer.Option(help="rfid, psnr, ssim, lpips, r...")] = "rfid,psnr,ssim",
+    before: Annotated[Text, typer.Option(help="A tokenizer to compare it with.")] = None,
+    metrics: Annotated[
+        Text, typer.Option(help="rfid, psnr, ssim, lpips, r...; all that is at hand by default.")
+    ] = None,
+    scale_metrics: Annotated[
+        Text, typer.Option(help="Also after each scale; psnr,ssim by default.")
+    ] = None,
     perturb: Annotated[
         list[str] | None, typer.Option(help="ALPHA:DELTA, for pFID; again for each point.")
     ] = None,
     features: Annotated[str, typer.Option(help="inception, dinov2, ...")] = "inception",
     split: Annotated[Text, typer.Option(help="Of a data set.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report and pictures.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images at once.", min=1)] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
     uncertainty: Annotated[bool, typer.Option(help="Also standard errors.")] = False,
     strict: Annotated[bool, typer.Option(help="Stop at a broken image.")] = False,
 ) -> None:
     """Score a tokenizer's reconstructions of images, which are cut to its size."""
-    from rich.console import Console
-
     from arimage.eval.sources import ReadOptions
-    from arimage.evaluation import TokenizerJob
+    from arimage.evaluation_tokenizer import TokenizerJob
 
     job = TokenizerJob(
         data=data,
         model=model,
         variant=variant,
-        metrics=tuple(parse_names(metrics)),
+        before=before,
+        metrics=tuple(parse_names(metrics)) if metrics else None,
+        scale_metrics=tuple(parse_names(scale_metrics)) if scale_metrics else None,
         grid=tuple(parse_point(text) for text in perturb or []),
         features=features,
         read=ReadOptions(split=split, strict=strict),
@@ -170,12 +170,27 @@ def evaluate_tokenizer(
         device=device,
         uncertainty=uncertainty,
     )
-    report = job.run()
-    Console().print(report.table())
-    for sentence in report.protocol.warnings:
-        Console().print(f"[yellow]note[/]: {sentence}")
+    show(job.run(), out)
+
+
+def show(report: Any, out: Path | None) -> None:
+    """Prints tables, notes and, as the last line, JSON; saves the report and its sheets."""
+    from rich.console import Console
+
+    from arimage.images import write_png
+
+    console = Console()
+    for table in report.tables():
+        console.print(table)
+    for sentence in (*report.protocol.warnings, *report.protocol.deviations):
+        console.print(f"[yellow]note[/]: {sentence}")
     if out is not None:
         report.save(out)
+        sheets = {} if report.gallery is None else report.gallery.sheets
+        files = ["report.html", "report.md", "report.json", *(f"{name}.png" for name in sheets)]
+        for name, picture in sheets.items():
+            write_png(out / f"{name}.png", picture, {"arimage": json.dumps(report.to_json())})
+        console.print(f"report: {out}/{', '.join(files)}")
     print(json.dumps(report.to_json()))
 
 

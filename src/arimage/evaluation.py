@@ -11,19 +11,14 @@ from typing import Any
 import torch
 
 from arimage.convert import INDEX
-from arimage.eval.codebook import CodeCounter
 from arimage.eval.extraction import Pass
-from arimage.eval.pairs import evaluate_reconstructions
-from arimage.eval.perturbed import evaluate_perturbed
 from arimage.eval.references import KNOWN, is_statistics
 from arimage.eval.report import Report
 from arimage.eval.runner import evaluate, extractors_of, fill_cache
 from arimage.eval.sources import ImageSource, ReadOptions, open_path
 from arimage.eval.sweep import parse_grid, sweep
 from arimage.generator import ImageGenerator
-from arimage.pretrained import check_device, identity
-from arimage.tokenizers.base import ImageTokenizer
-from arimage.tokenizers.perturb import perturbed_reconstruct
+from arimage.pretrained import check_device
 from arimage.zoo import PRESETS
 
 SHOWN = 40  # samples on a page
@@ -122,54 +117,6 @@ class Job:
         """Who looks at each image."""
         with torch.device(self.device):
             return extractors_of(source, self.metrics, self.features, self.protocol)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerJob:
-    """Reconstructions of images by the tokenizer of a model.
-
-    ``grid`` holds points (alpha, delta) of pFID, which needs a pass of its own; the rest as in
-    ``Job`` and ``eval.pairs.evaluate_reconstructions``.
-    """
-
-    data: str
-    model: str
-    variant: str | None = None
-    metrics: tuple[str, ...] = ("rfid", "psnr", "ssim")
-    grid: tuple[tuple[float, int], ...] = ()
-    features: str = "inception"
-    read: ReadOptions = field(default_factory=ReadOptions)
-    batch_size: int = 64
-    device: str = "cpu"
-    uncertainty: bool = False
-
-    def run(self) -> Report:
-        """The report; images are cut to the tokenizer's size (``images.center_crop``)."""
-        tokenizer = ImageTokenizer.from_pretrained(self.model, variant=self.variant)
-        tokenizer = tokenizer.to(self.device).eval()
-        read = replace(self.read, size=tokenizer.config.image_size)
-        images = open_path(self.data, read)
-        settings = {
-            "tokenizer": self.model,
-            "variant": self.variant,
-            "weights": identity(tokenizer),
-        }
-        shared = {"features": self.features, "batch_size": self.batch_size, "settings": settings}
-        codes = CodeCounter(tokenizer.config.vocab_size)
-        with torch.device(self.device):
-            report = evaluate_reconstructions(
-                images,
-                perturbed_reconstruct(tokenizer, 0.0, 1, seen=codes.add),
-                metrics=self.metrics,
-                uncertainty=self.uncertainty,
-                codes=codes,
-                **shared,
-            )
-            if not self.grid:
-                return report
-            made = partial(perturbed_reconstruct, tokenizer)
-            extra = evaluate_perturbed(images, made, grid=self.grid, **shared)
-        return replace(report, scores=(*report.scores, *extra.scores))
 
 
 def run_in_processes(job: Job, processes: int) -> Report:

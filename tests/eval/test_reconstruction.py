@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from arimage.eval.codebook import CodeCounter
 from arimage.eval.metrics.reconstruction import codebook_use, psnr, ssim
 
 
@@ -87,6 +88,16 @@ def test_ssim_needs_its_window(pair):
     a, b = pair
     with pytest.raises(ValueError, match="got images of 10 x 13 pixels"):
         ssim(a[:, :10], b[:, :10])
+
+
+def test_twenty_tokens_a_code_are_enough():
+    counter = CodeCounter(4)
+    counter.add(np.arange(79) % 4)
+    (sentence,) = counter.few()
+    assert sentence.startswith("79 tokens are fewer than 20 for each of 4 codes")
+    counter.add([0])
+    assert counter.few() == []
+    assert counter.scores(3)[0].details == {"vocab_size": 4, "tokens": 80}
 
 
 def test_codebook_use():

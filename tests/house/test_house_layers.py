@@ -21,6 +21,7 @@ LEAVES = {  # may be imported by every room; among themselves only as said here
     "hub": {"files", "registry", "zoo"},
     "names": set(),
     "images": {"files", "shapes"},
+    "sheets": {"images", "shapes"},
     "outputs": {"images"},
     "slots": {"shapes"},
     "pretrained": {"files", "registry"},

@@ -7,6 +7,8 @@ import numpy as np
 
 from arimage.eval.base import Score
 
+ENOUGH = 20  # tokens per code; of fewer, codes that are merely rare look unused
+
 
 @dataclass(frozen=True)
 class CodebookUse:
@@ -61,9 +63,20 @@ class CodeCounter:
         entropy = -(used * np.log(used)).sum()
         return CodebookUse(share=len(used) / len(self.counts), perplexity=float(np.exp(entropy)))
 
+    def few(self) -> list[str]:
+        """A sentence where fewer than 20 tokens a code were counted."""
+        tokens, codes = int(self.counts.sum()), len(self.counts)
+        if tokens >= ENOUGH * codes:
+            return []
+        return [
+            f"{tokens} tokens are fewer than {ENOUGH} for each of {codes} codes: codebook_share "
+            "and codebook_perplexity would be higher for more images"
+        ]
+
     def scores(self, count: int) -> list[Score]:
         """``codebook_share`` and ``codebook_perplexity`` of the tokens of ``count`` images."""
-        use, details = self.use, {"vocab_size": float(len(self.counts))}
+        use, size = self.use, float(len(self.counts))
+        details = {"vocab_size": size, "tokens": float(self.counts.sum())}
         return [
             Score(
                 name=f"codebook_{part}",

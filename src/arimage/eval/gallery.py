@@ -1,7 +1,8 @@
 """What a report shows beside numbers: samples, the real image nearest to each, precision and recall
 for neighbourhoods of other sizes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ class Gallery:
         distances: Euclidean, in feature space.
         features: the extractor of distances.
         curve: (k, precision, recall) of up to ``CURVE_IMAGES`` images of each set.
+        sheets: other pictures by title.
     """
 
     samples: UInt8[np.ndarray, "n h w 3"]
@@ -35,6 +37,12 @@ class Gallery:
     distances: Float[np.ndarray, " m"] | None = None
     curve: tuple[tuple[int, float, float], ...] = ()
     features: str = ""
+    sheets: Mapping[str, UInt8[np.ndarray, "height width 3"]] = field(default_factory=dict)
+
+    @classmethod
+    def of_sheets(cls, sheets: Mapping[str, UInt8[np.ndarray, "height width 3"]]) -> "Gallery":
+        """These pictures alone."""
+        return cls(np.empty((0, 1, 1, 3), np.uint8), sheets=sheets)
 
 
 def make_gallery(

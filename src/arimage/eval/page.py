@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from arimage.eval.gallery import Gallery
-from arimage.eval.report import Report
+from arimage.eval.report import SCALE, SCALES, Report
 from arimage.files import write_text
 from arimage.images import grid
 
@@ -36,13 +36,16 @@ def write_page(report: Report, path: str | Path, gallery: Gallery | None = None)
     parts = [
         f"<h1>{_text(title)}</h1>",
         f"<p>{_text(protocol.source or 'images')}, {protocol.count} images</p>",
-        _scores(report),
+        _table(report.headings, report.rows()),
         *(f'<p class="warning">{_text(sentence)}</p>' for sentence in protocol.warnings),
     ]
     if protocol.deviations:
         parts += ["<h2>Not as the protocol or the authors have it</h2>", _list(protocol.deviations)]
-    parts += _pictures(gallery) if gallery is not None and len(gallery.samples) else []
-    parts += _classes(report)
+    if gallery is not None:
+        parts += _pictures(gallery) if len(gallery.samples) else []
+        for name, picture in gallery.sheets.items():
+            parts += [f"<h2>{_text(name.capitalize())}</h2>", _image(picture, name)]
+    parts += _details(report, SCALE, "Scales", SCALES) + _details(report, CLASS, "Classes")
     parts += ["<h2>Protocol</h2>", _list(report.protocol_lines())]
     if protocol.skipped:
         parts += ["<h2>Images that could not be read</h2>", _list(protocol.skipped)]
@@ -54,36 +57,20 @@ def write_page(report: Report, path: str | Path, gallery: Gallery | None = None)
     )
 
 
-def _scores(report: Report) -> str:
-    rows = [
-        (
-            score.name,
-            f"{score.value:.6g}",
-            "" if score.standard_error is None else f"± {score.standard_error:.2g}",
-            "higher is better" if score.higher_is_better else "lower is better",
-            score.reference or "",
-        )
-        for score in report.scores
-    ]
-    return _table(("metric", "value", "standard error", "", "compared with"), rows)
-
-
-def _classes(report: Report) -> list[str]:
-    """A row per class, for metrics that say something of each."""
-    found: dict[str, dict[str, float]] = {}
-    for score in report.scores:
-        for key, value in score.details.items():
-            if key.startswith(CLASS):
-                found.setdefault(key.removeprefix(CLASS), {})[score.name] = value
-    if not found:
+def _details(report: Report, prefix: str, title: str, said: str = "") -> list[str]:
+    """A row per class, or per scale, for metrics that say something of each."""
+    names, rows = report.by_detail(prefix)
+    if not rows:
         return []
-    names = [s.name for s in report.scores if any(s.name in row for row in found.values())]
-    titles = [f"moves {name} by" if name in INFLUENCES else name for name in names]
-    rows = [
-        (label, *(f"{row[name]:.4g}" if name in row else "" for name in names))
-        for label, row in found.items()
+    moves = INFLUENCES if prefix == CLASS else ()
+    headings = [f"moves {name} by" if name in moves else name for name in names]
+    word = prefix.rstrip("_")
+    table = _table((word, *headings), rows)
+    return [
+        f"<h2>{title}</h2>",
+        f"<p>{said}</p>" * bool(said),
+        f'<div class="scroll">{table}</div>',
     ]
-    return ["<h2>Classes</h2>", f'<div class="scroll">{_table(("class", *titles), rows)}</div>']
 
 
 def _pictures(gallery: Gallery) -> list[str]:

@@ -6,35 +6,22 @@ that were reconstructed (not the training set's statistics, which give another n
 of 0.9 for VAR's tokenizer); any other metric of ``METRICS`` is named likewise, ``r`` and its name.
 """
 
-import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from arimage.eval.base import (
-    FeatureBatch,
-    FeatureExtractor,
-    Metric,
-    Reference,
-    Score,
-    Shared,
-    feature_extractor,
-)
+from arimage.eval.base import Metric, Score
 from arimage.eval.codebook import CodeCounter
-from arimage.eval.extraction import Images, read_batches
-from arimage.eval.moments import Moments, extend
+from arimage.eval.extraction import Images
 from arimage.eval.registry import METRICS, PAIR_METRICS
-from arimage.eval.report import Protocol, Report
-from arimage.eval.warnings import few_images, unread
+from arimage.eval.report import Report
+from arimage.eval.several import ORIGINALS, Reconstruct, score_each
 from arimage.registry import unknown_name
-from arimage.shapes import Float, Int, UInt8
-
-Reconstruct = Callable[[np.ndarray], np.ndarray]  # uint8 pixels (b, h, w, 3) to the same
-ORIGINALS = "originals"
+from arimage.shapes import Float, UInt8
 
 
 class PairMetric(ABC):
@@ -131,6 +118,13 @@ def _standard_error(values: Float[np.ndarray, " n"]) -> float | None:
     return math.sqrt(math.fsum(deviations**2) / (len(values) - 1) / len(values))
 
 
+def error_of_change(before: PairMetric, after: PairMetric) -> float | None:
+    """The standard error of the mean change from pair to pair, of two metrics that saw the same
+    originals in the same order: below that of either mean where the images differ more than the
+    tokenizers do. None where it is undefined."""
+    return _standard_error(np.concatenate(after._pieces) - np.concatenate(before._pieces))
+
+
 def check_pair(a: np.ndarray, b: np.ndarray) -> None:
     """Raises ValueError unless both are uint8 pixels (b, h, w, 3) of one shape."""
     for array in (a, b):
@@ -174,114 +168,32 @@ def evaluate_reconstructions(
         FileNotFoundError: weights of a network that are nowhere.
         TypeError, ValueError: images, labels or reconstructions that do not fit, in one sentence.
     """
-    chosen = _metric_objects(metrics, uncertainty)
+    chosen = fresh_metrics(metrics, uncertainty)
     if codes is not None and codes.counts.any():
         raise ValueError("the given code counter has already seen ids; pass a new one")
-    views = _views([metric for metric in chosen if isinstance(metric, Metric)], features)
-    pairs = [metric for metric in chosen if isinstance(metric, PairMetric)]
-    digest, count, skipped, size = hashlib.sha256(), 0, [], None
-    for pixels, known in read_batches(images, labels, batch_size, skipped):
-        size = pixels.shape[1:3]
-        decoded = decoded_batch(reconstruct, pixels)
-        for pair in pairs:
-            pair.update(pixels, decoded)
-        for view in views:
-            view.update(pixels, decoded, known)
-        digest.update(np.ascontiguousarray(pixels).data)
-        count += len(pixels)
-    scores = {metric: metric.compute() for metric in pairs}
-    for view in views:
-        scores |= view.scores(digest.hexdigest())
-    used = [] if codes is None else codes.scores(count)
-    return Report(
-        scores=(*(scores[metric] for metric in chosen), *used),
-        protocol=replace(
-            protocol_of(", ".join(v.extractor.name for v in views) or "-", count, digest, settings),
-            source=getattr(images, "name", None),
-            size=size,
-            skipped=skipped,
-            warnings=warnings_of_pairs(chosen, count, skipped),
-        ),
+    (scores,), protocol = score_each(
+        images,
+        lambda pixels: [reconstruct(pixels)],
+        [chosen],
+        features=features,
+        batch_size=batch_size,
+        labels=labels,
+        settings=settings,
     )
+    if codes is not None:
+        scores += codes.scores(protocol.count)
+        protocol = replace(protocol, warnings=protocol.warnings + codes.few())
+    return Report(scores=tuple(scores), protocol=protocol)
 
 
-class Originals:
-    """The originals as an extractor sees them, gathered batch by batch."""
+def fresh_metrics(
+    metrics: Sequence[str | PairMetric | Metric], uncertainty: bool = False
+) -> list[PairMetric | Metric]:
+    """At least one fresh metric, each score once, as ``evaluate_reconstructions`` takes them.
 
-    def __init__(self, extractor: FeatureExtractor, *, keeps_images: bool = False) -> None:
-        self.extractor, self.keeps_images = extractor, keeps_images
-        self._batches: list[FeatureBatch] = []
-        self._moments: Moments | None = None
-        self._spatial: Moments | None = None
-
-    def update(self, pixels: np.ndarray, labels: Int[np.ndarray, " b"] | None) -> None:
-        """Extracts a batch."""
-        batch = seen_by(self.extractor, pixels, labels)
-        self._moments = extend(self._moments, batch.features)
-        self._spatial = extend(self._spatial, batch.spatial)
-        if self.keeps_images:
-            self._batches.append(replace(batch, spatial=None))
-
-    def reference(self, sha256: str) -> Reference:
-        """What reconstructions are compared with."""
-        assert self._moments is not None  # read_batches raises on an empty stream
-        return Reference(
-            name=ORIGINALS,
-            extractor=self.extractor.name,
-            moments=self._moments,
-            images=FeatureBatch.concatenate(self._batches) if self._batches else None,
-            sha256=sha256,
-            spatial=self._spatial,
-            count=self._moments.count,
-        )
-
-
-@dataclass(frozen=True)
-class _View:
-    """An extractor, and the metrics it serves."""
-
-    metrics: list[Metric]
-    originals: Originals
-
-    @property
-    def extractor(self) -> FeatureExtractor:
-        """Who extracts."""
-        return self.originals.extractor
-
-    def update(self, pixels: np.ndarray, decoded: np.ndarray, labels: np.ndarray | None) -> None:
-        """Extracts a batch of both sides."""
-        self.originals.update(pixels, labels)
-        batch = seen_by(self.extractor, decoded, labels)
-        for metric in self.metrics:
-            metric.update(batch)
-
-    def scores(self, sha256: str) -> dict[Metric, Score]:
-        """The score of each metric, its name with an r before it."""
-        reference = self.originals.reference(sha256)
-        shared: Shared = {"metrics": tuple(self.metrics)}
-        found = {metric: metric.compute(reference, shared) for metric in self.metrics}
-        return {metric: replace(score, name=f"r{score.name}") for metric, score in found.items()}
-
-
-def _views(metrics: list[Metric], features: Any) -> list[_View]:
-    """The metrics by their extractor; the caller's is made only where a metric uses it."""
-    views: list[_View] = []
-    training = next((metric for metric in metrics if metric.against == "training"), None)
-    if training is not None:
-        raise ValueError(
-            f"{training.name!r} compares with a training set, and reconstructions are compared "
-            "with their originals; use evaluate"
-        )
-    for source in dict.fromkeys(metric.features for metric in metrics):
-        served = [metric for metric in metrics if metric.features == source]
-        keeps = any(metric.against and metric.needs == "images" for metric in served)
-        extractor = feature_extractor(source or features)
-        views.append(_View(served, Originals(extractor, keeps_images=keeps)))
-    return views
-
-
-def _metric_objects(metrics: Sequence[Any], uncertainty: bool) -> list[PairMetric | Metric]:
-    """At least one fresh metric, each score once."""
+    Raises:
+        KeyError, ValueError, FileNotFoundError: as ``evaluate_reconstructions``.
+    """
     given = [metrics] if isinstance(metrics, str) else list(metrics)
     if not given:
         raise ValueError(f"got no metric; choose from {', '.join(_known())}")
@@ -310,51 +222,3 @@ def _metric(given: Any, uncertainty: bool) -> PairMetric | Metric:
 
 def _known() -> list[str]:
     return [*PAIR_METRICS, *(f"r{name}" for name in METRICS)]
-
-
-def decoded_batch(
-    reconstruct: Reconstruct, pixels: UInt8[np.ndarray, "b h w 3"]
-) -> UInt8[np.ndarray, "b h w 3"]:
-    """The reconstructions of a batch; ValueError when they do not fit."""
-    decoded = reconstruct(pixels)
-    fits = isinstance(decoded, np.ndarray) and decoded.dtype == np.uint8
-    if not fits or decoded.shape != pixels.shape:
-        kind, shape = getattr(decoded, "dtype", type(decoded)), getattr(decoded, "shape", "")
-        raise ValueError(
-            f"the reconstruction of pixels of shape {pixels.shape} is {kind} {shape}; expected "
-            "uint8 pixels of the same shape (arimage.images.to_pixels makes them)"
-        )
-    return decoded
-
-
-def seen_by(
-    extractor: FeatureExtractor,
-    pixels: UInt8[np.ndarray, "b h w 3"],
-    labels: Int[np.ndarray, " b"] | None,
-) -> FeatureBatch:
-    """The features of a batch; ValueError when there is not one row per image."""
-    batch = extractor(pixels, labels)
-    if len(batch) != len(pixels):
-        raise ValueError(
-            f"the extractor {extractor.name!r} gave {len(batch)} rows for {len(pixels)} images; "
-            "expected one per image"
-        )
-    return batch
-
-
-def warnings_of_pairs(
-    metrics: Sequence[PairMetric | Metric], count: int, skipped: list[str]
-) -> list[str]:
-    """What a reader has to know of scores of so few reconstructions, or of fewer than came."""
-    names = [f"r{metric.name}" for metric in metrics if isinstance(metric, Metric)]
-    return few_images(names, count) + unread(skipped)
-
-
-def protocol_of(
-    features: str, count: int, digest: Any, settings: dict[str, Any] | None
-) -> Protocol:
-    """What the scores of reconstructions share; ``digest`` is a hash of the originals' pixels."""
-    record = {"name": ORIGINALS, "count": count, "sha256": digest.hexdigest()}
-    return Protocol(
-        count=count, features=features, references={"reference": record}, settings=settings or {}
-    )

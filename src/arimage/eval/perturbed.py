@@ -1,24 +1,14 @@
 """pFID: how well a tokenizer decodes tokens that a generator got slightly wrong."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from arimage.eval.base import feature_extractor
-from arimage.eval.extraction import Images, read_batches
+from arimage.eval.base import Score
+from arimage.eval.extraction import Images
 from arimage.eval.metrics.fid import FrechetDistance
-from arimage.eval.pairs import (
-    Originals,
-    Reconstruct,
-    decoded_batch,
-    protocol_of,
-    seen_by,
-    warnings_of_pairs,
-)
 from arimage.eval.report import Report
+from arimage.eval.several import Reconstruct, score_each
 
 
 def evaluate_perturbed(
@@ -48,30 +38,29 @@ def evaluate_perturbed(
     Raises:
         ValueError: an empty grid or one with a point twice, and as ``evaluate_reconstructions``.
     """
+    names = grid_names(grid)
+    functions = [perturbed(alpha, delta) for alpha, delta in grid]
+    scores, protocol = score_each(
+        images,
+        lambda pixels: (function(pixels) for function in functions),
+        [[FrechetDistance()] for _ in grid],
+        features=features,
+        batch_size=batch_size,
+        settings=settings,
+    )
+    return Report(scores=(pfid(names, [score for (score,) in scores]),), protocol=protocol)
+
+
+def grid_names(grid: Sequence[tuple[float, int]]) -> list[str]:
+    """What each point is called in the details; ValueError where there is none, or one twice."""
     names = [f"alpha_{alpha:g}_delta_{delta}" for alpha, delta in grid]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"got the grid {list(grid)}; give different pairs of alpha and delta")
-    functions = [perturbed(alpha, delta) for alpha, delta in grid]
-    originals = Originals(feature_extractor(features))
-    distances = [FrechetDistance() for _ in grid]
-    digest, skipped, size = hashlib.sha256(), [], None
-    for pixels, _ in read_batches(images, None, batch_size, skipped):
-        size = pixels.shape[1:3]
-        originals.update(pixels, None)
-        for function, distance in zip(functions, distances, strict=True):
-            distance.update(seen_by(originals.extractor, decoded_batch(function, pixels), None))
-        digest.update(np.ascontiguousarray(pixels).data)
-    reference = originals.reference(digest.hexdigest())
-    each = [distance.compute(reference) for distance in distances]
-    values = {name: score.value for name, score in zip(names, each, strict=True)}
-    score = replace(each[0], name="pfid", value=sum(values.values()) / len(values), details=values)
-    return Report(
-        scores=(score,),
-        protocol=replace(
-            protocol_of(originals.extractor.name, score.count, digest, settings),
-            source=getattr(images, "name", None),
-            size=size,
-            skipped=skipped,
-            warnings=warnings_of_pairs(distances, score.count, skipped),
-        ),
-    )
+    return names
+
+
+def pfid(names: Sequence[str], scores: Sequence[Score]) -> Score:
+    """The mean of the rFIDs of a grid's points, which its details repeat by name."""
+    values = {name: score.value for name, score in zip(names, scores, strict=True)}
+    mean = sum(values.values()) / len(values)
+    return replace(scores[0], name="pfid", value=mean, details=values)

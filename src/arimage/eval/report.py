@@ -1,7 +1,7 @@
 """What ``evaluate`` returns: the scores, and under what protocol they were made."""
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +13,11 @@ from arimage.eval.base import Score
 from arimage.files import read_json, write_json, write_text
 from arimage.registry import unknown_name
 
+# Keys of a score's details: of the same metric before a training, and after a token map.
+BEFORE, CHANGE, CHANGE_ERROR = "before", "change", "change_error"
+SCALE = "scale_"
+SCALES = "Scale k: images after the first k token maps, codes of map k."
+HEADINGS = ("images", "compared with", "features")
 PACKAGES = ("torch", "numpy", "arimage")
 
 
@@ -110,13 +115,10 @@ class Report(Mapping[str, Score]):
 
     def to_markdown(self) -> str:
         """A table of the scores, then the protocol line by line."""
-        lines = [
-            "# Evaluation",
-            "",
-            "| metric | value | standard error | better | images | compared with | features |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in self._rows()]
+        lines = ["# Evaluation", "", *_markdown(self.headings, self.rows())]
+        headings, rows = self.by_detail(SCALE)
+        if rows:
+            lines += ["", "## Scales", "", SCALES, "", *_markdown(("scale", *headings), rows)]
         for title, sentences in self._remarks():
             lines += ["", f"## {title}", "", *(f"- {sentence}" for sentence in sentences)]
         details = [
@@ -132,14 +134,21 @@ class Report(Mapping[str, Score]):
 
     def table(self) -> Table:
         """The scores as a table for the terminal."""
-        table = Table(title=f"{self.protocol.count} images")
-        headings = ("metric", "value", "± (s.e.)", "better", "images", "compared with", "features")
-        for heading in headings:
-            right = heading in ("value", "± (s.e.)", "images")
-            table.add_column(heading, justify="right" if right else "left")
-        for row in self._rows():
-            table.add_row(*row)
-        return table
+        return _table(f"{self.protocol.count} images", self.headings, self.rows())
+
+    def tables(self) -> list[Table]:
+        """The scores, and those after each token map if there are some."""
+        found = [self.table()]
+        headings, rows = self.by_detail(SCALE)
+        return found + (
+            [
+                _table(
+                    "scale k: images after k token maps, codes of map k", ("scale", *headings), rows
+                )
+            ]
+            if rows
+            else []
+        )
 
     def save(self, folder: str | Path) -> Path:
         """Writes ``report.json``, ``report.md`` and ``report.html`` into ``folder``."""
@@ -151,18 +160,44 @@ class Report(Mapping[str, Score]):
         write_page(self, folder / "report.html", self.gallery)
         return folder
 
-    def _rows(self) -> list[tuple[str, ...]]:
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """Of ``rows``."""
+        change = (BEFORE, CHANGE) if self._compares else ()
+        return ("metric", "value", "± (s.e.)", *change, "better", *HEADINGS)
+
+    @property
+    def _compares(self) -> bool:
+        return any(BEFORE in score.details for score in self.scores)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """A row for each score, as text."""
         return [
             (
                 score.name,
                 f"{score.value:.6g}",
                 "-" if score.standard_error is None else f"{score.standard_error:.2g}",
+                *(_change(score) if self._compares else ()),
                 "higher" if score.higher_is_better else "lower",
                 str(score.count),
                 score.reference or "-",
                 score.features or "-",
             )
             for score in self.scores
+        ]
+
+    def by_detail(self, prefix: str) -> tuple[list[str], list[tuple[str, ...]]]:
+        """Details whose keys begin with ``prefix`` (of a class, of a scale): the names of the
+        scores that have some, and rows of the rest of the key and each score's, as text."""
+        found: dict[str, dict[str, float]] = {}
+        for score in self.scores:
+            for key, value in score.details.items():
+                if key.startswith(prefix):
+                    found.setdefault(key.removeprefix(prefix), {})[score.name] = value
+        names = [s.name for s in self.scores if any(s.name in row for row in found.values())]
+        return names, [
+            (label, *(f"{row[name]:.4g}" if name in row else "" for name in names))
+            for label, row in found.items()
         ]
 
     def _remarks(self) -> list[tuple[str, list[str]]]:
@@ -195,6 +230,31 @@ def _said(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_said(part)}" for key, part in value.items())
     return str(value)
+
+
+def _change(score: Score) -> tuple[str, str]:
+    """The value before and the change, with its standard error, as text."""
+    details = score.details
+    if BEFORE not in details:
+        return "-", "-"
+    error = f" ± {details[CHANGE_ERROR]:.2g}" if CHANGE_ERROR in details else ""
+    return f"{details[BEFORE]:.6g}", f"{details[CHANGE]:+.4g}{error}"
+
+
+def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title)
+    for heading in headings:
+        words = heading in ("metric", "better", "compared with", "features")
+        table.add_column(heading, justify="left" if words else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    lines = [headings, ["---"] * len(headings), *([_cell(text) for text in row] for row in rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def _cell(text: str) -> str:

@@ -118,6 +118,7 @@ class FilesSource:
         self.names, self.open_one, self.labels = names, open_one, labels
         self.name, self.size, self.strict = name, size, strict
         self.identity = digest(identity, size)
+        self.enlarged: set[int] = set()  # images that were read and are smaller than ``size``
 
     def __len__(self) -> int:
         return len(self.names)
@@ -139,6 +140,8 @@ class FilesSource:
                 skipped.append(str(error))
                 continue
             image = to_rgb(image, self.names[i])
+            if self.size is not None and min(image.size) < self.size:
+                self.enlarged.add(i)
             found[i] = np.asarray(image if self.size is None else center_crop(image, self.size))
         self._check_sizes(found)
         pixels = np.stack(list(found.values())) if found else np.empty((0, 1, 1, 3), np.uint8)
