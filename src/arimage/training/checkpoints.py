@@ -74,7 +74,7 @@ class Checkpoints:
             ValueError: there are states and none can be read.
         """
         self.clean()
-        steps, problem = self.steps(), None
+        steps, problem = self.steps(), Exception()
         for step in reversed(steps):
             try:
                 return torch.load(self.path(step) / STATE, map_location="cpu", weights_only=True)
@@ -82,7 +82,7 @@ class Checkpoints:
                 problem = error
         if steps:
             raise ValueError(
-                f"none of the states of steps {steps} in {self.folder} can be read ({problem}); "
+                f"none of the states of steps {steps} in {self.folder} can be read ({_reason(problem)}); "
                 "remove the folder to begin again"
             ) from problem
         return None
@@ -97,4 +97,4 @@ class Checkpoints:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error).splitlines()[0]
+    return (str(error).splitlines() or [type(error).__name__])[0]

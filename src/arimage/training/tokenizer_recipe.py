@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 import yaml
 
@@ -89,7 +90,7 @@ class AdversarialFields:
     loss: str = "hinge"
     weight: float = 1.0
     adaptive: bool = True
-    start: float = 0
+    start: float = 0.0
     lecam: float = 0.0
     learning_rate: float | None = None
     betas: Sequence[float] | None = None
@@ -171,7 +172,7 @@ class TokenizerRecipe:
                 raise ValueError(f"the loss {name!r} has no weight; write {name}: {{weight: 1.0}}")
 
     @classmethod
-    def of(cls, fields: dict[str, Any]) -> Self:
+    def of(cls, fields: dict[str, Any]) -> "TokenizerRecipe":
         """From plain values, as in YAML.
 
         Raises:
@@ -212,13 +213,30 @@ def _build(cls: Any, fields: Any, place: str) -> Any:
             f"the recipe lacks {', '.join((place and place + '.' + n) or n for n in needed)}"
         )
     values = {
-        name: _build(NESTED[name], value, name) if name in NESTED and value is not None else value
+        name: _build(NESTED[name], value, name)
+        if name in NESTED and value is not None
+        else _fitted(f"{place and place + '.'}{name}", value, known[name].type)
         for name, value in fields.items()
     }
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ValueError(f"a value of the recipe has the wrong type ({error}): {fields}") from error
+    return cls(**values)
+
+
+def _fitted(name: str, value: Any, kind: Any) -> Any:
+    """The value as the field's type; whole numbers are numbers.
+
+    Raises:
+        ValueError: a value of another type.
+    """
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    plain = [get_origin(each) or each for each in kinds]
+    if float in plain and isinstance(value, int):
+        return float(value)
+    booleans = isinstance(value, bool) and bool not in plain
+    texts = isinstance(value, str) and str not in plain
+    if booleans or texts or not isinstance(value, tuple(plain)):
+        names = " or ".join(getattr(each, "__name__", str(each)) for each in plain)
+        raise ValueError(f"got {value!r} for the recipe field {name}; expected {names}")
+    return value
 
 
 def recipe_names() -> list[str]:
