@@ -120,6 +120,13 @@ def test_before_and_the_change(report, job, pixels, tokenizers):
     assert settings["before_weights"] == alone.protocol.settings["weights"] != settings["weights"]
 
 
+def test_the_same_before_changes_nothing(job):
+    report = dataclasses.replace(job, before="digits-var").run()
+    for score in report.scores:
+        assert (score.details["change"], score.details["before"]) == (0, score.value)
+        assert score.details.get("change_error", 0) == 0
+
+
 def test_pfid_is_that_of_the_grid(report, pixels, tokenizers):
     details = report["pfid"].details
     perturbed = evaluate_reconstructions(

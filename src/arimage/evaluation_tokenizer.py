@@ -196,8 +196,8 @@ class Candidate:
         self.plan = plan
         self.spans = [slots.span(scale) for scale in range(slots.num_scales)]
         self.points = grid_names(plan.grid) if plan.grid else []
-        self.stages = [fresh_metrics(plan.scale_metrics) for _ in self.spans[1:]]
-        self.stages = self.stages if plan.scale_metrics else []
+        earlier = self.spans[:-1] if plan.scale_metrics else []
+        self.stages = [fresh_metrics(plan.scale_metrics) for _ in earlier]
         self.whole = fresh_metrics(plan.metrics, plan.uncertainty)
         self.metrics = [*self.stages, self.whole, *(fresh_metrics(["rfid"]) for _ in plan.grid)]
         self.codes = CodeCounter(size)
