@@ -169,5 +169,10 @@ def test_a_tokenizer_is_scored_with_pfid(tmp_path):
     for name in ("reconstructions", "scales"):
         with Image.open(tmp_path / "r" / f"{name}.png") as picture:
             assert json.loads(picture.info["arimage"]) == record
+    output = run(*words[:10], "--scale-metrics", "none")
+    quick = json.loads(output.strip().splitlines()[-1])["scores"][1]
+    assert quick["value"] == pytest.approx(scores["psnr"]["value"])
+    assert not quick["details"]
+    assert scores["psnr"]["details"]["scale_4"] == scores["psnr"]["value"]
     with pytest.raises(ValueError, match="write alpha:delta"):
         run(*words[:6], "--perturb", "0.5")

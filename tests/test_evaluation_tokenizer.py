@@ -120,6 +120,13 @@ def test_before_and_the_change(report, job, pixels, tokenizers):
     assert settings["before_weights"] == alone.protocol.settings["weights"] != settings["weights"]
 
 
+def test_the_same_before_changes_nothing(job):
+    report = dataclasses.replace(job, before="digits-var").run()
+    for score in report.scores:
+        assert (score.details["change"], score.details["before"]) == (0, score.value)
+        assert score.details.get("change_error", 0) == 0
+
+
 def test_pfid_is_that_of_the_grid(report, pixels, tokenizers):
     details = report["pfid"].details
     perturbed = evaluate_reconstructions(
@@ -151,9 +158,20 @@ def test_by_default_all_that_is_at_hand(folder, monkeypatch, tmp_path):
     assert list(bare) == ["psnr", "ssim", *codes]
     left = "left out: rfid, rinception_score, pfid; found no weights of the FID Inception network"
     assert any(w.startswith(left) for w in warnings(bare))
-    for asked in ("lpips", "rfid"):  # by name: an error
+    with pytest.raises(FileNotFoundError, match=r"no file /nowhere\.pth"):  # by name: an error
+        dataclasses.replace(plain, features="inception=/nowhere.pth").run()
+    for asked in ("lpips", "rfid"):
         with pytest.raises(FileNotFoundError, match="found no weights of"):
             dataclasses.replace(plain, features="inception", metrics=(asked,)).run()
+
+
+def test_sorted_classes_are_told(tmp_path):
+    digits = load_digits()[1]
+    for k, i in enumerate(np.argsort(digits.labels, kind="stable")[::3]):
+        write_png(tmp_path / f"{k:03d}.png", digits.pixels[i])
+    job = TokenizerJob(data=str(tmp_path), model="digits-llamagen", features="digits")
+    report = dataclasses.replace(job, metrics=("rinception_score",)).run()
+    assert any("which lowers rinception_score" in sentence for sentence in warnings(report))
 
 
 def test_the_pictures(pixels, tokenizers, folder):

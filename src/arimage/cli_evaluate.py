@@ -139,7 +139,7 @@ def evaluate_tokenizer(
         Text, typer.Option(help="rfid, psnr, ssim, lpips, r...; all that is at hand by default.")
     ] = None,
     scale_metrics: Annotated[
-        Text, typer.Option(help="Also after each scale; psnr,ssim by default.")
+        Text, typer.Option(help="Also after each scale: psnr,ssim by default; none is quicker.")
     ] = None,
     perturb: Annotated[
         list[str] | None, typer.Option(help="ALPHA:DELTA, for pFID; again for each point.")
@@ -162,7 +162,7 @@ def evaluate_tokenizer(
         variant=variant,
         before=before,
         metrics=tuple(parse_names(metrics)) if metrics else None,
-        scale_metrics=tuple(parse_names(scale_metrics)) if scale_metrics else None,
+        scale_metrics=parse_scale_metrics(scale_metrics),
         grid=tuple(parse_point(text) for text in perturb or []),
         features=features,
         read=ReadOptions(split=split, strict=strict),
@@ -171,6 +171,11 @@ def evaluate_tokenizer(
         uncertainty=uncertainty,
     )
     show(job.run(), out)
+
+
+def parse_scale_metrics(text: str | None) -> tuple[str, ...] | None:
+    """ "psnr,ssim" to names, "none" to no name; None, the default, stays."""
+    return None if text is None else () if text == "none" else tuple(parse_names(text))
 
 
 def show(report: Any, out: Path | None) -> None:

@@ -18,6 +18,7 @@ from arimage.eval.metrics.reconstruction import psnr
 from arimage.eval.pairs import PairMetric, error_of_change, fresh_metrics
 from arimage.eval.perturbed import grid_names, pfid
 from arimage.eval.report import BEFORE, CHANGE, CHANGE_ERROR, SCALE, Report
+from arimage.eval.runner import DEFAULT_FEATURES
 from arimage.eval.several import score_each
 from arimage.eval.sources import ImageSource, ReadOptions, open_path
 from arimage.pretrained import check_device, identity
@@ -64,7 +65,7 @@ class TokenizerJob:
     metrics: tuple[str, ...] | None = None
     scale_metrics: tuple[str, ...] | None = None
     grid: tuple[tuple[float, int], ...] = ()
-    features: str = "inception"
+    features: str = DEFAULT_FEATURES
     read: ReadOptions = field(default_factory=ReadOptions)
     batch_size: int = 64
     device: str = "cpu"
@@ -129,7 +130,9 @@ class TokenizerJob:
             codes = min(tokenizer.config.vocab_size for tokenizer in tokenizers)
             grid = grid or ((POINT[0], min(POINT[1], codes)),)
             grid = grid if "rfid" in names else ()
-        staged = self.scale_metrics or tuple(name for name in SCALE_METRICS if name in names)
+        staged = self.scale_metrics
+        if staged is None:
+            staged = tuple(name for name in SCALE_METRICS if name in names)
         other = next((name for name in staged if name not in names), None)
         if other is not None:
             raise ValueError(
@@ -149,6 +152,8 @@ def at_hand(features: str) -> tuple[tuple[str, ...], Any, list[str]]:
     try:
         extractor = feature_extractor(features)
     except FileNotFoundError as error:
+        if features != DEFAULT_FEATURES:  # asked for by name
+            raise
         left = [name for name in names if name.startswith("r")]
         names = [name for name in names if name not in left]
         missing.append(f"left out: {', '.join([*left, 'pfid'])}; {error}")
@@ -191,8 +196,8 @@ class Candidate:
         self.plan = plan
         self.spans = [slots.span(scale) for scale in range(slots.num_scales)]
         self.points = grid_names(plan.grid) if plan.grid else []
-        self.stages = [fresh_metrics(plan.scale_metrics) for _ in self.spans[1:]]
-        self.stages = self.stages if plan.scale_metrics else []
+        earlier = self.spans[:-1] if plan.scale_metrics else []
+        self.stages = [fresh_metrics(plan.scale_metrics) for _ in earlier]
         self.whole = fresh_metrics(plan.metrics, plan.uncertainty)
         self.metrics = [*self.stages, self.whole, *(fresh_metrics(["rfid"]) for _ in plan.grid)]
         self.codes = CodeCounter(size)

@@ -23,7 +23,7 @@ from arimage.eval.base import (
 from arimage.eval.extraction import Images, read_batches
 from arimage.eval.moments import Moments, extend
 from arimage.eval.report import Protocol
-from arimage.eval.warnings import few_images, unread
+from arimage.eval.warnings import few_images, sorted_by_class, unread
 from arimage.shapes import Int, UInt8
 
 if TYPE_CHECKING:
@@ -88,7 +88,11 @@ def score_each(
         source=getattr(images, "name", None),
         size=size,
         skipped=skipped,
-        warnings=few_images(list(dict.fromkeys(names)), count) + unread(skipped),
+        warnings=[
+            *few_images(list(dict.fromkeys(names)), count),
+            *sorted_by_class([score for each in scores for score in each], None),
+            *unread(skipped),
+        ],
     )
 
 

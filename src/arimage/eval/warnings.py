@@ -43,14 +43,14 @@ def singular(metric: Metric, dimension: int) -> list[str]:
 
 def sorted_by_class(scores: Sequence[Score], labels: np.ndarray | None) -> list[str]:
     """That the parts of the inception score are of few classes each, by labels or by the score."""
-    score = next((score for score in scores if score.name == "inception_score"), None)
+    score = next((s for s in scores if s.name.removeprefix("r") == "inception_score"), None)
     if score is None:
         return []
     lower = score.value < SORTED * score.details.get("shuffled", 0.0)
     if not lower and (labels is None or not by_class(labels)):
         return []
     return [
-        "the images come sorted by class, which lowers inception_score: its parts are taken in the "
+        f"the images come sorted by class, which lowers {score.name}: its parts are taken in the "
         f"order of the images (shuffled: {score.details.get('shuffled', score.value):.4g}); mix "
         "the classes"
     ]

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from arimage.images import from_pixels, to_pixels, write_png
+from arimage.images import write_png
 from arimage.pretrained import identity
-from arimage.sheets import sheet
 from arimage.tokenizers.base import ImageTokenizer
+from arimage.tokenizers.stages import sample_grid
 from arimage.training.images import ImageBatch, ImageData, TrainingImages, open_images
 from arimage.training.interrupt import Interrupt
 from arimage.training.loop import Loop, make_accelerator, step_seed
@@ -183,13 +183,7 @@ class Session:
     def _show(self, done: int) -> None:
         """A sheet of what the averaged tokenizer makes of the first images."""
         assert self.samples is not None
-        model = self.loop.result
-        training = model.training
-        with torch.no_grad():
-            images = from_pixels(self.samples.numpy()).to(self.accelerator.device)
-            decoded = to_pixels(model.eval().reconstruct(images))
-        model.train(training)
-        grid = sheet({"original": self.samples.numpy(), f"step {done}": decoded})
+        grid = sample_grid(self.loop.result, self.samples.numpy())
         write_png(self.folder.sample_path(done), grid)
         for tracker in self.accelerator.trackers:
             if hasattr(tracker, "log_images"):
