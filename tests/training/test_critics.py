@@ -169,7 +169,7 @@ def test_a_missing_model_gets_one_sentence(tmp_path, monkeypatch):
         FrozenFeatures()
     text = sentence(error)
     assert "cannot load facebook/dino-vits16" in text
-    assert text.endswith("or train with --critic patchgan")
+    assert text.endswith("or train with --set adversarial=null")
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 5, 6), (4, 3, 7), (4, 3)])

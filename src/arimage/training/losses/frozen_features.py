@@ -39,7 +39,7 @@ class FrozenFeatures(nn.Module):
             AutoModel,
             model,
             need="the critic 'frozen_features' needs",
-            instead="name it as model of the critic; or train with --critic patchgan",
+            instead="name it as model of the critic; or train with --set adversarial=null",
             unread=("pooler.",),
         )
         width = self.vision.network.config.hidden_size
