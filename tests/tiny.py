@@ -35,11 +35,14 @@ class TinyModel:
 TINY_QUANTIZERS = {
     "vq_ema": {"vocab_size": 32, "code_dim": 6},
     "vq_cosine": {"vocab_size": 32, "code_dim": 6},
+    "vq_rotation": {"vocab_size": 32, "code_dim": 6},
+    "residual_vq": {"vocab_size": 32, "code_dim": 6, "depth": 3},
     "vq_learned": {"vocab_size": 32, "code_dim": 6},
     "vq_learned_cosine": {"vocab_size": 32, "code_dim": 6},
     "gumbel": {"vocab_size": 32, "code_dim": 6},
     "simvq": {"vocab_size": 32, "code_dim": 6},
     "lfq": {"vocab_size": 32, "code_dim": 5},
+    "bsq": {"vocab_size": 32, "code_dim": 5},
     "fsq": {"vocab_size": 60, "code_dim": 3, "levels": [3, 4, 5]},
 }
 
@@ -194,11 +197,12 @@ def fill(model: torch.nn.Module, seed: int = 0) -> None:
 
 
 def make_quantizer(name: str) -> Any:
-    """In eval mode, after one training batch (which starts a k-means codebook)."""
+    """In eval mode, after one training batch (which starts and updates a codebook)."""
     fields = entry("quantizer", TINY_QUANTIZERS, name)
     quantizer = QUANTIZERS[name](fields["vocab_size"], fields["code_dim"], fields.get("levels"))
-    with torch.no_grad():
-        quantizer.train()(torch.randn(8, 50, fields["code_dim"]))
+    rows = torch.randn(400, fields["code_dim"])
+    quantizer.start(rows)
+    quantizer.update(rows)
     return quantizer.eval()
 
 
@@ -227,9 +231,15 @@ def make_tokenizer(name: str, quantizer: str = "vq_ema") -> Any:
     fill(tokenizer)
     if quantizer == "gumbel":
         score_by_distance(tokenizer.quantizer)
-    with torch.no_grad():
-        tokenizer.train()(make_images(tokenizer, 8, seed=1))
+    train_codebook(tokenizer, make_images(tokenizer, 8, seed=1))
     return tokenizer.eval()
+
+
+@torch.no_grad()
+def train_codebook(tokenizer: Any, images: torch.Tensor) -> None:
+    """What a trainer does beside gradients in its first step."""
+    for change in (tokenizer.quantizer.start, tokenizer.quantizer.update):
+        change(tokenizer.train()(images)[1].rows.flatten(0, 1))
 
 
 def make_images(tokenizer: Any, count: int, seed: int = 0) -> torch.Tensor:

@@ -51,6 +51,7 @@ class ArimageConfig(PreTrainedConfig):
 
     model_type = "arimage_base"
     positive: ClassVar[tuple[str, ...]] = ()  # fields that are at least 1
+    newer: ClassVar[tuple[str, ...]] = ()  # fields that older files lack and mean by their default
 
     @classmethod
     def own_fields(cls) -> list[str]:
@@ -71,8 +72,8 @@ class ArimageConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As transformers', but a field missing from ``config_dict`` is an error."""
-        missing = [name for name in cls.own_fields() if name not in config_dict]
+        """As transformers', but a field that it lacks is an error, unless ``newer``."""
+        missing = [name for name in cls.own_fields() if name not in (*config_dict, *cls.newer)]
         if missing:
             raise ValueError(
                 f"the config lacks {', '.join(missing)}; {cls.__name__} needs every one of "
@@ -171,6 +172,9 @@ def identity(model: "ArimageModel") -> str:
     """Sha256 of a model's config and weights (in float32, whatever they are stored in)."""
     config = model.config
     fields = {name: getattr(config, name) for name in sorted(config.own_fields())}
+    fields = {
+        k: v for k, v in fields.items() if k not in config.newer or v != getattr(type(config), k)
+    }
     total = hashlib.sha256(json.dumps([config.model_type, fields]).encode())
     for name, tensor in sorted(model.state_dict().items()):
         values = tensor.detach().cpu()

@@ -128,7 +128,7 @@ def test_without_the_straight_through_estimate_it_does_not(name, quantizer):
 
     def cut(latents):
         result = tokenizer.quantize(latents)
-        return Encoding(result.codes.detach(), result.ids, result.loss)
+        return Encoding(result.codes.detach(), result.ids, result.loss, result.rows)
 
     assert encoder_gradient(tokenizer, cut) == 0
 

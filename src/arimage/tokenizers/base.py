@@ -22,11 +22,20 @@ FULL_MAPS = 12
 
 @dataclass(frozen=True)
 class Encoding:
-    """Codes (b, c, h, w) as the decoder reads them, ids (b, num_slots), a scalar training loss."""
+    """What ``quantize`` makes of latents.
+
+    Attributes:
+        codes: (b, c, h, w), as the decoder reads them.
+        ids: (b, num_slots).
+        loss: a scalar, of the quantizer.
+        rows: (b, num_slots, c), the vectors that were quantized, without gradient: what the
+            quantizer's ``start`` and ``update`` take, of all images in one.
+    """
 
     codes: Tensor
     ids: Tensor
     loss: Tensor
+    rows: Tensor
 
 
 class TokenizerConfig(ArimageConfig):
@@ -101,7 +110,7 @@ class ImageTokenizer(ArimageModel):
 
     @abstractmethod
     def quantize(self, latents: Float[Tensor, "b c h w"]) -> Encoding:
-        """Latents to codes and ids; in training mode also updates codebooks."""
+        """Latents to codes and ids; changes nothing, also while training."""
 
     @abstractmethod
     def decode_canvas(self, canvas: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h2 w2"]:

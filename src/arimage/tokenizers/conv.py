@@ -4,12 +4,13 @@ Residual blocks, nearest up-sampling, group norm. In what published families dif
 one record, ``Network``, chosen by name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from arimage.shapes import Float
 
@@ -153,7 +154,30 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class Encoder(nn.Module):
+class Stack(nn.Module):
+    """Layers in a row, whose activations need not be kept while training.
+
+    transformers sets the two attributes: whether to run layers again for their gradients, and the
+    function that does it.
+    """
+
+    layers: nn.Sequential
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gradient_checkpointing = False
+        self._gradient_checkpointing_func: Callable[..., Tensor] = checkpoint
+
+    def run(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
+        """All layers."""
+        if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
+            return self.layers(x)
+        for layer in self.layers:
+            x = self._gradient_checkpointing_func(layer.__call__, x)
+        return x
+
+
+class Encoder(Stack):
     """Images (b, 3, H, W) to latents (b, latent_channels, H/f, W/f), f = 2 ** (levels - 1)."""
 
     def __init__(
@@ -185,10 +209,10 @@ class Encoder(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h2 w2"]:
         """Images in [-1, 1] to latents."""
-        return self.layers(self.network.read(images))
+        return self.run(self.network.read(images))
 
 
-class Decoder(nn.Module):
+class Decoder(Stack):
     """Latents (b, latent_channels, h, w) to images (b, 3, f*h, f*w); not clamped."""
 
     def __init__(
@@ -218,7 +242,7 @@ class Decoder(nn.Module):
 
     def forward(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h2 w2"]:
         """Latents to images, nominally in [-1, 1]."""
-        return self.network.write(self.layers(latents))
+        return self.network.write(self.run(latents))
 
 
 def stage(

@@ -17,9 +17,14 @@ from torch import Tensor, nn
 from arimage.pretrained import strict
 from arimage.shapes import Float, Int
 from arimage.slots import square_grids
-from arimage.tokenizers.base import Encoding
-from arimage.tokenizers.quantizers import COMMITMENT
-from arimage.tokenizers.vq import ConvTokenizer, Grids, VQTokenizerConfig, to_map, to_rows
+from arimage.tokenizers.vq import (
+    ConvTokenizer,
+    Grids,
+    VQTokenizerConfig,
+    repeated,
+    to_map,
+    to_rows,
+)
 
 # Which phi serves which scale of the published 10-scale schedules. Scales 2 and 7 are exact ties
 # of the formula, decided by float64 rounding: FoundationVision/VAR@78b9539 models/quant.py.
@@ -53,8 +58,8 @@ class MultiScaleVQConfig(VQTokenizerConfig):
 
     @property
     def grids(self) -> Grids:
-        """As VQTokenizerConfig's, one per scale."""
-        return square_grids(self.scales)
+        """As VQTokenizerConfig's, one per scale (``depth`` times)."""
+        return repeated(square_grids(self.scales), self.depth)
 
     def validate_quantizer(self) -> None:
         """Not the Gumbel one: its scores learn from its draws, and a sum of maps has none."""
@@ -88,7 +93,10 @@ class Phi(nn.Module):
 
 
 class MultiScaleVQTokenizer(ConvTokenizer):
-    """One codebook for all scales; ``fuse`` accumulates and up-samples."""
+    """One codebook for all scales; ``fuse`` accumulates and up-samples.
+
+    With a depth each scale has as many maps, and "scale" below counts maps; ``phi`` goes by scale.
+    """
 
     config_class = MultiScaleVQConfig
     config: MultiScaleVQConfig
@@ -102,56 +110,31 @@ class MultiScaleVQTokenizer(ConvTokenizer):
         self.post_init()
 
     def check_grids(self, grids: Grids) -> None:
-        """Raises ValueError unless the maps grow."""
-        pairs = itertools.pairwise(grids)
-        if not grids or any(b == a or b[0] < a[0] or b[1] < a[1] for a, b in pairs):
+        """Raises ValueError unless the maps grow (each ``depth`` times)."""
+        depth = self.config.depth
+        scales = grids[::depth]
+        pairs = itertools.pairwise(scales)
+        falls = any(b == a or b[0] < a[0] or b[1] < a[1] for a, b in pairs)
+        if not grids or falls or grids != repeated(scales, depth):
+            times = f", each {depth} times" if depth > 1 else ""
             raise ValueError(
-                f"got grids {list(grids)}; expected growing (height, width) that end with the "
-                f"image size divided by {self.config.downsample_factor}"
+                f"got grids {list(grids)}; expected growing (height, width){times}, that end with "
+                f"the image size divided by {self.config.downsample_factor}"
             )
 
     def _set_grids(self, grids: Grids) -> None:
         """The phi of a scale depends on its place among the scales, so another number of scales is
         another model to the decoder."""
         super()._set_grids(grids)
-        self.phi_of_scale = phi_index(len(grids), self.config.num_phi)
-
-    def quantize(self, latents: Float[Tensor, "b c h w"]) -> Encoding:
-        """Codes the residual scale by scale; loss as in VAR's training forward.
-
-        Per scale: COMMITMENT * mse(sg(f_hat), f) + mse(f_hat, sg(f)), averaged over scales. A
-        learned codebook (VAR's) gets its gradient from that; others learn from all scales'
-        residuals in one update.
-        """
-        target, canvas = latents.detach(), torch.zeros_like(latents)
-        rows, ids, losses = [], [], []
-        for scale, size in enumerate(self.slots.grids):
-            rows.append(to_rows(F.interpolate(target - canvas.detach(), size, mode="area")))
-            ids.append(self._nearest(rows[-1]))
-            canvas = canvas + self._spread(self.lookup(ids[-1]), scale)
-            losses.append(
-                COMMITMENT * F.mse_loss(canvas.detach(), latents) + F.mse_loss(canvas, target)
-            )
-        loss = torch.stack(losses).mean()
-        if self.training:
-            if not self.quantizer.learned:
-                loss = loss + self.quantizer(torch.cat(rows, dim=1)).loss
-            canvas = canvas + latents - target  # straight-through to the encoder
-        return Encoding(canvas, torch.cat(ids, dim=1), loss)
-
-    @torch.no_grad()
-    def _nearest(self, rows: Float[Tensor, "b n c"]) -> Int[Tensor, "b n"]:
-        """Ids without touching the codebook, also while training."""
-        training = self.quantizer.training
-        ids = self.quantizer.eval()(rows).ids
-        self.quantizer.train(training)
-        return ids
+        depth = self.config.depth
+        index = phi_index(len(grids) // depth, self.config.num_phi)
+        self.phi_of_scale = tuple(phi for phi in index for _ in range(depth))
 
     def _spread(self, codes: Float[Tensor, "b n c"], scale: int) -> Float[Tensor, "b c h w"]:
         """A scale's codes at full resolution: bicubic, then phi."""
         grids = self.slots.grids
         full = to_map(codes, grids[scale])
-        if scale < len(grids) - 1:
+        if grids[scale] != grids[-1]:
             full = upsample(full, grids[-1])
         return self.phi[self.phi_of_scale[scale]](full)
 

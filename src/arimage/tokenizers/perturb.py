@@ -17,7 +17,9 @@ from torch import Tensor
 
 from arimage.images import from_pixels, to_pixels
 from arimage.shapes import Bool, Float, Int
-from arimage.tokenizers.quantizers import FiniteScalarQuantizer, GumbelQuantizer, Quantizer
+from arimage.tokenizers.quantizers import Quantizer
+from arimage.tokenizers.quantizers_lattice import FiniteScalarQuantizer
+from arimage.tokenizers.quantizers_learned import GumbelQuantizer
 from arimage.tokenizers.vq import ConvTokenizer
 
 PIECE = 2**24  # distances held at once: 64 MB, 1,024 tokens of a codebook of 16,384
@@ -82,7 +84,7 @@ def perturb(
     for scale in range(slots.num_scales):
         start, stop = slots.span(scale)
         rows = tokenizer.view(latents - canvas, scale)
-        ids = _own_ids(tokenizer.quantizer, rows)
+        ids = tokenizer.quantizer.nearest(rows)
         here = replaced[:, start:stop].to(ids.device)
         ids[here] = _ranked(
             tokenizer.quantizer, rows[here], ids[here], ranks[:, start:stop].to(ids.device)[here]
@@ -163,14 +165,6 @@ def _stream(seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=seed))
 
 
-def _own_ids(quantizer: Quantizer, rows: Float[Tensor, "b n c"]) -> Int[Tensor, "b n"]:
-    """The quantizer's choice, its codebook left alone also while training."""
-    training = quantizer.training
-    ids = quantizer.eval()(rows).ids
-    quantizer.train(training)
-    return ids
-
-
 def _ranked(
     quantizer: Quantizer,
     rows: Float[Tensor, "m c"],
@@ -200,8 +194,7 @@ def closeness(
     around the code ``own`` that x is rounded to where x is squashed first (fsq).
     """
     if isinstance(quantizer, GumbelQuantizer):
-        projection = quantizer.inner["projection"]
-        return rows.float() @ projection.weight.float().T + projection.bias.float()
+        return quantizer.scores(rows[None])[0]
     everything = torch.arange(quantizer.vocab_size, device=rows.device)
     codes = quantizer.lookup(everything[None])[0].float()
     points = codes[own] if isinstance(quantizer, FiniteScalarQuantizer) else rows.float()

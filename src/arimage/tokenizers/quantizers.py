@@ -1,28 +1,27 @@
-"""Quantizers behind one contract; from vector-quantize-pytorch, but for the published ones.
+"""The contract of quantizers: latent vectors <-> ids; what all of them share.
 
-Swapping one is a word in a tokenizer's config (``quantizer: "vq_ema"``). The library's different
-returns (two or three values), index types and buffers outside the checkpoint end here.
+Swapping one is a word in a tokenizer's config (``quantizer: "vq_ema"``). Their classes are in
+quantizers_ema.py, quantizers_learned.py and quantizers_lattice.py. The library's different returns
+(two or three values), index types and buffers outside the checkpoint end there.
 """
 
-import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from loguru import logger
 from torch import Tensor, nn
-from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
 
-from arimage.shapes import Float, Int
-from arimage.tokenizers.derived import Derived
+from arimage.shapes import Bool, Float, Int
+from arimage.tokenizers.entropy import TEMPERATURE, entropy_loss
 
-logger.disable("vector_quantize_pytorch")  # it reports k-means on stderr
-
-EMA_DECAY = 0.99  # VQ-VAE-2 (arXiv 1906.00446) section 3; the library's own default is 0.8
 COMMITMENT = 0.25  # VQ-VAE (arXiv 1711.00937) eq. 3
-GUMBEL_KL = 5e-4  # CompVis/taming-transformers@3ba01b2 taming/modules/vqvae/quantize.py
-DEAD_CODE_COUNT = 2  # codes used less often than this per batch (moving average) are replaced
+EMA_DECAY = 0.99  # VQ-VAE-2 (arXiv 1906.00446) section 3; the library's own default is 0.8
+PIECE = 2**24  # similarities held at once while a codebook is updated: 64 MB
+
+# A code is dead when it is used less often than this share of what codes are used on average:
+# FoundationVision/VAR@78b9539 models/quant.py, which counts the codes in use so.
+DEAD_SHARE = 0.08
 
 
 class Quantized(NamedTuple):
@@ -36,16 +35,24 @@ class Quantized(NamedTuple):
 class Quantizer(nn.Module, ABC):
     """Latent vectors <-> ids in [0, vocab_size).
 
+    ``forward`` changes nothing, also while training. A trainer calls ``start`` with the rows of its
+    first batch before it uses what ``forward`` gives, then ``update`` once per optimizer step with
+    all rows of that step: of all micro-batches, all token maps and, gathered in one order, all
+    processes, whose global random state must be equal.
+
     Args:
         vocab_size: number of codes.
         code_dim: dimension of one code.
         levels: values per dimension, for quantizers on a fixed lattice; None elsewhere.
 
-    Class attribute ``learned``: the codebook gets gradients through ``lookup``, so that a loss on
-    what codes add up to is enough to train it.
+    Attributes:
+        learned: (of the class) the codebook gets gradients through ``lookup``, so that a loss on
+            what codes add up to is enough to train it.
+        entropy_weight: of ``entropy`` in the loss while training; a recipe may set it.
     """
 
     learned: ClassVar[bool] = False
+    entropy_weight: float = 0.0
 
     def __init__(self, vocab_size: int, code_dim: int, levels: list[int] | None = None) -> None:
         super().__init__()
@@ -67,11 +74,86 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
-        """Quantizes; in training mode it also updates the codebook or returns its loss."""
+        """Quantizes; the loss is the quantizer's own. Changes no codebook."""
 
     @abstractmethod
     def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
         """Codes of ids; exactly the codes that ``forward`` returns in eval mode."""
+
+    @abstractmethod
+    def choose(self, latents: Float[Tensor, "b n c"]) -> Int[Tensor, "b n"]:
+        """``nearest``, for latents that need no gradient, in full precision."""
+
+    @torch.no_grad()
+    def nearest(self, latents: Float[Tensor, "b n c"]) -> Int[Tensor, "b n"]:
+        """The ids that ``forward`` gives in eval mode, also while training."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return self.choose(latents)
+
+    def points(self, latents: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
+        """Where latents lie among the codes."""
+        return latents
+
+    def through(
+        self, latents: Float[Tensor, "b n c"], codes: Float[Tensor, "b n c"]
+    ) -> Float[Tensor, "b n c"]:
+        """``codes``, whose gradient also reaches ``latents`` as if they were the same."""
+        return codes + (latents - latents.detach())
+
+    def entropy(self, latents: Float[Tensor, "b n c"]) -> Float[Tensor, ""]:
+        """Entropy of the choice of codes per token, minus that of their mean (entropy.py)."""
+        codes = self.lookup(torch.arange(self.vocab_size, device=latents.device)[None])[0].float()
+        with torch.autocast(latents.device.type, enabled=False):
+            close = 2 * self.points(latents).float() @ codes.T - codes.square().sum(-1)
+            return entropy_loss(close / TEMPERATURE)
+
+    def regularization(self, latents: Float[Tensor, "b n c"]) -> Float[Tensor, ""]:
+        """The part of the loss that concerns the choice of codes alone; zero in eval mode."""
+        if not self.training or not self.entropy_weight:
+            return torch.zeros((), device=latents.device)
+        return self.entropy_weight * self.entropy(latents)
+
+    def start(self, rows: Float[Tensor, "m c"]) -> None:
+        """Fits an untrained codebook to its first rows; does nothing where there is none."""
+
+    def update(self, rows: Float[Tensor, "m c"]) -> None:
+        """One step of a codebook's own learning rule; does nothing where there is none."""
+
+    @torch.no_grad()
+    def load_codebook(self, codes: Float[Tensor, "v c"]) -> None:
+        """Takes over trained codes.
+
+        Raises:
+            ValueError: codes of other sizes, or a quantizer whose codes are fixed.
+        """
+        if codes.shape != (self.vocab_size, self.code_dim):
+            raise ValueError(
+                f"got a codebook of {len(codes)} codes with {codes.shape[1]} numbers each; this "
+                f"quantizer has {self.vocab_size} with {self.code_dim}"
+            )
+        self.take(codes)
+
+    def take(self, codes: Float[Tensor, "v c"]) -> None:
+        """``load_codebook`` for codes of the right sizes."""
+        raise ValueError(
+            f"{type(self).__name__} has fixed codes, so none can be loaded; start it without"
+        )
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What ``update`` remembers besides the state dict."""
+        return {}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """What ``training_state`` gave.
+
+        Raises:
+            ValueError: the state of another kind of quantizer.
+        """
+        if state:
+            raise ValueError(
+                f"got a training state with {', '.join(state)}; {type(self).__name__} keeps none: "
+                "resume with the quantizer that was trained"
+            )
 
     @torch.no_grad()
     def rebuild_buffers(self) -> None:
@@ -83,160 +165,12 @@ class Quantizer(nn.Module, ABC):
             if name not in saved:
                 buffer.copy_(fresh[name])
 
-
-class EMAQuantizer(Quantizer):
-    """Nearest code in Euclidean distance, codebook by moving averages (arXiv 1711.00937)."""
-
-    cosine = False
-
-    def build(self) -> nn.Module:
-        """``VectorQuantize`` with replacement of dead codes; the first training batch starts it.
-
-        Until then the codes are as small as taming's (uniform in +-1 / vocab_size), not zero.
-        """
-        inner = VectorQuantize(
-            dim=self.code_dim,
-            codebook_size=self.vocab_size,
-            decay=EMA_DECAY,
-            kmeans_init=True,
-            threshold_ema_dead_code=DEAD_CODE_COUNT,
-            commitment_weight=COMMITMENT,
-            use_cosine_sim=self.cosine,
-            rotation_trick=False,
-            sync_codebook=torch.distributed.is_available() and torch.distributed.is_initialized(),
-        )
-        codes = torch.empty(self.vocab_size, self.code_dim).uniform_(-1, 1) / self.vocab_size
-        inner.codebook = F.normalize(codes, dim=-1) if self.cosine else codes
-        return inner
-
-    def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
-        """As the contract; the loss is the commitment term."""
-        if not self.training:  # the library starts its k-means on any first batch, in eval too
-            ids = self.nearest(latents)
-            return Quantized(self.lookup(ids), ids, latents.new_zeros(()))
-        codes, ids, loss = self.inner(latents)
-        return Quantized(codes, ids.long(), loss.sum())
-
-    def nearest(self, latents: Float[Tensor, "b n c"]) -> Int[Tensor, "b n"]:
-        """Ids of the nearest codes, in float32."""
-        codes = self.inner.codebook.float()
-        if self.cosine:
-            return (latents.float() @ codes.T).argmax(-1)
-        return nearest_code(latents, codes)
-
-    def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
-        """Rows of the codebook."""
-        return self.inner.get_codes_from_indices(ids)
-
-
-class CosineQuantizer(EMAQuantizer):
-    """Nearest code in angle; codes have unit length (ViT-VQGAN, arXiv 2110.04627)."""
-
-    cosine = True
-
-
-class LearnedQuantizer(Quantizer):
-    """Nearest code in Euclidean distance, codebook by gradient (arXiv 1711.00937 eq. 3).
-
-    The published tokenizers of VAR, taming's VQGAN and MaskGIT. Own code: the library only learns a
-    codebook that it also normalises or transforms. Codes start as FoundationVision/VAR@78b9539
-    models/quant.py leaves them, as an ``nn.Embedding`` starts.
-    """
-
-    learned = True
-
-    def build(self) -> nn.Module:
-        """One vector per code, standard normal."""
-        return nn.Embedding(self.vocab_size, self.code_dim)
-
-    def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
-        """As the contract; the loss has the codebook and commitment terms."""
-        ids = self.nearest(latents)
-        codes = self.lookup(ids)
-        commitment = F.mse_loss(latents, codes.detach())
-        loss = F.mse_loss(codes, latents.detach()) + COMMITMENT * commitment
-        if self.training:
-            codes = latents + (codes - latents).detach()
-        return Quantized(codes, ids, loss)
-
-    def nearest(self, latents: Float[Tensor, "b n c"]) -> Int[Tensor, "b n"]:
-        """Ids of the nearest codes, in float32."""
-        return nearest_code(latents, self.inner.weight)
-
-    def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
-        """Rows of the codebook."""
-        return self.inner(ids)
-
-
-class LearnedCosineQuantizer(LearnedQuantizer):
-    """Nearest code in angle, codebook by gradient and normalised where it is read.
-
-    LlamaGen's: FoundationVision/LlamaGen@ce98ec4 tokenizer/tokenizer_image/vq_model.py with
-    ``codebook_l2_norm``. Rows of the file have any length; the codes of this quantizer have 1.
-    """
-
-    def __init__(self, vocab_size: int, code_dim: int, levels: list[int] | None = None) -> None:
-        super().__init__(vocab_size, code_dim, levels)
-        self.unit_codes = Derived()
-
-    def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
-        """As the contract; latents are compared, in the loss too, after they are normalised."""
-        return super().forward(F.normalize(latents, dim=-1))
-
-    @torch.no_grad()
-    def nearest(self, latents: Float[Tensor, "b n c"]) -> Int[Tensor, "b n"]:
-        """Ids of the codes with the smallest angle, in float32."""
-        codes = self.unit_codes.get(lambda: unit_rows(self.inner.weight), self.inner.weight)
-        return (latents.float() @ codes.T.float()).argmax(-1)
-
-    def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
-        """Normalised rows of the codebook."""
-        weight = self.inner.weight
-        if torch.is_grad_enabled():
-            return unit_rows(self.inner(ids)).to(weight.dtype)
-        return self.unit_codes.get(lambda: unit_rows(weight), weight)[ids].to(weight.dtype)
-
-
-class GumbelQuantizer(Quantizer):
-    """A code drawn from a learned distribution (arXiv 1611.01144), its mode in eval mode.
-
-    taming's f8 tokenizer: CompVis/taming-transformers@3ba01b2 taming/modules/vqvae/quantize.py,
-    which draws when it encodes, too. Codes and latents live in different spaces: the code of an id
-    need not be quantized to that id.
-    """
-
-    learned = True
-
-    def build(self) -> nn.Module:
-        """A score per code, linear in the latent; one vector per code."""
-        return nn.ModuleDict(
-            {
-                "projection": nn.Linear(self.code_dim, self.vocab_size),
-                "embedding": nn.Embedding(self.vocab_size, self.code_dim),
-            }
-        )
-
-    def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
-        """As the contract; the loss is the divergence from equally frequent codes."""
-        projection = self.inner["projection"]
-        logits = F.linear(latents.float(), projection.weight.float(), projection.bias.float())
-        log_p = logits.log_softmax(-1)
-        divergence = (log_p.exp() * (log_p + math.log(self.vocab_size))).sum(-1).mean()
-        if not self.training:
-            ids = logits.argmax(-1)
-            return Quantized(self.lookup(ids), ids, GUMBEL_KL * divergence)
-        drawn = F.gumbel_softmax(logits, hard=True)
-        codes = drawn.to(latents.dtype) @ self.inner["embedding"].weight
-        return Quantized(codes, drawn.argmax(-1), GUMBEL_KL * divergence)
-
-    def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
-        """Rows of the codebook."""
-        return self.inner["embedding"](ids)
-
-
-def unit_rows(codes: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
-    """Rows of length 1, in float32 at least."""
-    return F.normalize(codes.to(torch.promote_types(codes.dtype, torch.float32)), dim=-1)
+    def pieces(
+        self, rows: Float[Tensor, "m c"]
+    ) -> Iterator[tuple[Float[Tensor, "p c"], Int[Tensor, " p"]]]:
+        """Rows and their ids, as many at once as memory allows."""
+        for piece in rows.split(max(1, PIECE // self.vocab_size)):
+            yield piece, self.nearest(piece[None])[0]
 
 
 @torch.no_grad()
@@ -248,72 +182,6 @@ def nearest_code(
     return (2 * (latents.float() @ codes.T) - codes.square().sum(-1)).argmax(-1)
 
 
-class SimQuantizer(Quantizer):
-    """A frozen random codebook behind one learned linear map (SimVQ, arXiv 2411.02038)."""
-
-    def build(self) -> nn.Module:
-        """``SimVQ`` with plain straight-through gradients."""
-        return SimVQ(self.code_dim, self.vocab_size, rotation_trick=False)
-
-    def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
-        """As the contract; the loss has the codebook and commitment terms."""
-        codes, ids, loss = self.inner(latents)
-        return Quantized(codes if self.training else self.lookup(ids), ids.long(), loss)
-
-    def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
-        """Rows of the mapped codebook; mapped as a whole, so that each row always rounds alike."""
-        return self.inner.codebook[ids]
-
-
-class LookupFreeQuantizer(Quantizer):
-    """Signs of the latents (LFQ, MAGVIT-v2, arXiv 2310.05737): 2 ** code_dim codes."""
-
-    def check(self) -> None:
-        """vocab_size must be 2 ** code_dim."""
-        super().check()
-        if self.vocab_size != 2**self.code_dim:
-            raise ValueError(
-                f"lfq has 2 ** code_dim codes: got vocab_size {self.vocab_size} with code_dim "
-                f"{self.code_dim}; set code_dim to log2(vocab_size)"
-            )
-
-    def build(self) -> nn.Module:
-        """``LFQ`` with its entropy loss and a commitment loss."""
-        return LFQ(
-            dim=self.code_dim, codebook_size=self.vocab_size, commitment_loss_weight=COMMITMENT
-        )
-
-    def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
-        """As the contract; the loss is entropy and commitment."""
-        codes, ids, loss = self.inner(latents)
-        return Quantized(codes, ids.long(), loss)
-
-    def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
-        """Rows of +1 and -1."""
-        return self.inner.indices_to_codes(ids)
-
-
-class FiniteScalarQuantizer(Quantizer):
-    """Rounding to a few levels per dimension (FSQ, arXiv 2309.15505): prod(levels) codes."""
-
-    def check(self) -> None:
-        """levels must have code_dim entries whose product is vocab_size."""
-        levels = self.levels or []
-        if len(levels) != self.code_dim or math.prod(levels) != self.vocab_size:
-            raise ValueError(
-                f"fsq needs code_dim levels whose product is vocab_size: got levels {self.levels}, "
-                f"code_dim {self.code_dim}, vocab_size {self.vocab_size}"
-            )
-
-    def build(self) -> nn.Module:
-        """``FSQ`` without projections."""
-        return FSQ(levels=list(self.levels or []), dim=self.code_dim)
-
-    def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
-        """As the contract; there is nothing to learn, so the loss is zero."""
-        codes, ids = self.inner(latents)
-        return Quantized(codes, ids.long(), latents.new_zeros(()))
-
-    def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
-        """Lattice points."""
-        return self.inner.indices_to_codes(ids)
+def dead_codes(counts: Float[Tensor, " v"]) -> Bool[Tensor, " v"]:
+    """Which codes are hardly used; of any scale of counts."""
+    return counts < DEAD_SHARE * counts.mean()

@@ -22,14 +22,17 @@ TOKENIZERS: Registry[type[ImageTokenizer]] = Registry(
 QUANTIZERS: Registry[type[Quantizer]] = Registry(
     "quantizer",
     {
-        "vq_ema": "arimage.tokenizers.quantizers:EMAQuantizer",
-        "vq_cosine": "arimage.tokenizers.quantizers:CosineQuantizer",
-        "vq_learned": "arimage.tokenizers.quantizers:LearnedQuantizer",
-        "vq_learned_cosine": "arimage.tokenizers.quantizers:LearnedCosineQuantizer",
-        "gumbel": "arimage.tokenizers.quantizers:GumbelQuantizer",
-        "simvq": "arimage.tokenizers.quantizers:SimQuantizer",
-        "lfq": "arimage.tokenizers.quantizers:LookupFreeQuantizer",
-        "fsq": "arimage.tokenizers.quantizers:FiniteScalarQuantizer",
+        "vq_ema": "arimage.tokenizers.quantizers_ema:EMAQuantizer",
+        "vq_cosine": "arimage.tokenizers.quantizers_ema:CosineQuantizer",
+        "vq_rotation": "arimage.tokenizers.quantizers_ema:RotationQuantizer",
+        "residual_vq": "arimage.tokenizers.quantizers_ema:ResidualQuantizer",
+        "vq_learned": "arimage.tokenizers.quantizers_learned:LearnedQuantizer",
+        "vq_learned_cosine": "arimage.tokenizers.quantizers_learned:LearnedCosineQuantizer",
+        "gumbel": "arimage.tokenizers.quantizers_learned:GumbelQuantizer",
+        "simvq": "arimage.tokenizers.quantizers_learned:SimQuantizer",
+        "lfq": "arimage.tokenizers.quantizers_lattice:LookupFreeQuantizer",
+        "bsq": "arimage.tokenizers.quantizers_lattice:SphericalQuantizer",
+        "fsq": "arimage.tokenizers.quantizers_lattice:FiniteScalarQuantizer",
     },
 )
 

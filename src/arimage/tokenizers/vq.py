@@ -1,14 +1,18 @@
 """Single-scale VQ tokenizer: one token per latent cell, look-up fuse (VQGAN, arXiv 2012.09841).
 
-The next-token and masked families use this kind (LlamaGen, arXiv 2406.06525; RAR; MaskGIT).
+The next-token and masked families use this kind (LlamaGen, arXiv 2406.06525; RAR; MaskGIT). With
+a depth it has as many maps of one size, which are added up (RQ-VAE, arXiv 2203.01941).
 """
 
 import copy
 from collections.abc import Sequence
-from typing import ClassVar, TypeVar
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from arimage.pretrained import strict
 from arimage.registry import unknown_name
@@ -22,6 +26,7 @@ from arimage.tokenizers.base import (
 )
 from arimage.tokenizers.conv import NETWORKS, Decoder, Encoder
 from arimage.tokenizers.derived import Derived
+from arimage.tokenizers.quantizers import COMMITMENT
 from arimage.tokenizers.registry import QUANTIZERS
 
 T = TypeVar("T", bound="ConvTokenizer")
@@ -34,7 +39,8 @@ class VQTokenizerConfig(TokenizerConfig):
 
     ``channel_multipliers`` has one entry per resolution; the downsample factor is
     2 ** (entries - 1). ``network`` names the family of the networks (conv.py); ``levels`` is for
-    fsq alone.
+    fsq alone; ``depth``, for residual_vq alone, is how many times each token map is repeated: each
+    codes what those before left over.
     """
 
     model_type = "arimage_vq"
@@ -43,7 +49,9 @@ class VQTokenizerConfig(TokenizerConfig):
         "channels",
         "latent_channels",
         "norm_groups",
+        "depth",
     )
+    newer: ClassVar[tuple[str, ...]] = ("depth",)
 
     image_size: int = 32
     downsample_factor: int = 8
@@ -57,11 +65,20 @@ class VQTokenizerConfig(TokenizerConfig):
     network: str = "ldm"
     quantizer: str = "vq_ema"
     levels: list[int] | None = None
+    depth: int = 1
 
     @property
     def grids(self) -> Grids:
         """(height, width) of the token maps at the native image size."""
-        return ((self.side, self.side),)
+        return repeated(((self.side, self.side),), self.depth)
+
+    def validate_depth(self) -> None:
+        """More than one map of a size, for quantizers of what is left over alone."""
+        if self.depth > 1 and self.quantizer != "residual_vq":
+            raise ValueError(
+                f"got depth {self.depth} with quantizer {self.quantizer!r}; only 'residual_vq' "
+                "has a depth: leave 1"
+            )
 
     def validate_network(self) -> None:
         """A known name; without convolutions around the quantizer its codes are the latents."""
@@ -85,6 +102,11 @@ class VQTokenizerConfig(TokenizerConfig):
             raise ValueError(nearest_multiple_error(self.image_size, factor))
 
 
+def repeated(grids: Grids, depth: int) -> Grids:
+    """Each map ``depth`` times."""
+    return tuple(grid for grid in grids for _ in range(depth))
+
+
 PIECE_PIXELS = 256 * 256  # one image of the published size
 
 
@@ -93,6 +115,7 @@ class ConvTokenizer(ImageTokenizer):
 
     config: VQTokenizerConfig
     kernel = 1  # of the convolutions around the quantizer
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: VQTokenizerConfig) -> None:
         super().__init__(config)
@@ -137,11 +160,14 @@ class ConvTokenizer(ImageTokenizer):
         return other
 
     def check_grids(self, grids: Grids) -> None:
-        """Raises ValueError unless there is one map of at least one cell."""
-        if len(grids) != 1 or min(grids[0]) < 1:
+        """Raises ValueError unless there is one map (``depth`` times) of at least one cell."""
+        depth = self.config.depth
+        if len(grids) != depth or len(set(grids)) != 1 or min(grids[0]) < 1:
+            times = f" {depth} times" if depth > 1 else ""
             raise ValueError(
-                f"got grids {list(grids)}; this tokenizer has one token map: give one (height, "
-                f"width), which is the image size divided by {self.config.downsample_factor}"
+                f"got grids {list(grids)}; this tokenizer has one token map{times}: give one "
+                f"(height, width), which is the image size divided by "
+                f"{self.config.downsample_factor}{times and ',' + times}"
             )
 
     def _set_grids(self, grids: Grids) -> None:
@@ -178,6 +204,48 @@ class ConvTokenizer(ImageTokenizer):
         """Code vectors of ids."""
         return self.quantizer.lookup(ids).to(self.dtype)
 
+    def quantize(self, latents: Float[Tensor, "b c h w"]) -> Encoding:
+        """As every tokenizer's; in the weights' precision, also under autocast."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return self._quantize(latents.to(self.dtype))
+
+    def _quantize(self, latents: Float[Tensor, "b c h w"]) -> Encoding:
+        """Codes what is left over, map by map; loss as in VAR's training forward.
+
+        Per map: COMMITMENT * mse(sg(f_hat), f) + mse(f_hat, sg(f)), averaged over maps, which is
+        RQ-VAE's commitment (arXiv 2203.01941 eq. 9), too. Codes that are learned by gradient get
+        theirs from the second term.
+        """
+        target, canvas = latents.detach(), torch.zeros_like(latents)
+        rows, ids, losses = [], [], []
+        for scale in range(self.slots.num_scales):
+            start, stop = self.slots.span(scale)
+            rows.append(self.view(latents - canvas.detach(), scale))
+            ids.append(self.quantizer.nearest(rows[-1]))
+            slots = torch.arange(start, stop, device=latents.device)
+            canvas = self.fuse(canvas, scale, slots, self.lookup(ids[-1]))
+            losses.append(
+                COMMITMENT * F.mse_loss(canvas.detach(), latents) + F.mse_loss(canvas, target)
+            )
+        left = torch.cat(rows, dim=1)
+        loss = torch.stack(losses).mean() + self.quantizer.regularization(left)
+        if self.training:
+            codes = self.quantizer.through(to_rows(latents), to_rows(canvas))
+            canvas = to_map(codes, latents.shape[-2:])
+        return Encoding(canvas, torch.cat(ids, dim=1), loss, left.detach())
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
+    ) -> None:
+        """Keeps no activations inside the layers of encoder and decoder while training: each is
+        run again for its gradient. Takes ``torch.utils.checkpoint.checkpoint``'s options."""
+        options = {"use_reentrant": False} | (gradient_checkpointing_kwargs or {})
+        self._set_gradient_checkpointing(True, partial(checkpoint, **options))
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Undoes ``gradient_checkpointing_enable``."""
+        self._set_gradient_checkpointing(False)
+
 
 class VQTokenizer(ConvTokenizer):
     """Single-scale: slot i is latent cell i, row by row."""
@@ -205,10 +273,13 @@ class VQTokenizer(ConvTokenizer):
         codes = to_map(self.lookup(ids[None]), (len(ids), 1))
         return to_rows(self.post_quant(codes))[0]
 
-    def quantize(self, latents: Float[Tensor, "b c h w"]) -> Encoding:
+    def _quantize(self, latents: Float[Tensor, "b c h w"]) -> Encoding:
         """Every cell on its own."""
-        codes, ids, loss = self.quantizer(to_rows(latents))
-        return Encoding(to_map(codes, latents.shape[-2:]), ids, loss)
+        if self.config.depth > 1:
+            return super()._quantize(latents)
+        rows = to_rows(latents)
+        codes, ids, loss = self.quantizer(rows)
+        return Encoding(to_map(codes, latents.shape[-2:]), ids, loss, rows.detach())
 
     def fuse(
         self,
@@ -217,9 +288,14 @@ class VQTokenizer(ConvTokenizer):
         slots: Int[Tensor, "*b n"],
         codes: Float[Tensor, "b n c"],
     ) -> Float[Tensor, "b c h w"]:
-        """Look-up: writes each code into its cell."""
+        """Look-up: writes each code into its cell, or adds it where there are several maps."""
+        rows = to_rows(canvas)
         index = slots.expand(codes.shape[:2]).unsqueeze(-1).expand_as(codes)
-        return to_map(to_rows(canvas).scatter(1, index, codes), canvas.shape[-2:])
+        if self.config.depth > 1:
+            rows = rows.scatter_add(1, index % rows.shape[1], codes)
+        else:
+            rows = rows.scatter(1, index, codes)
+        return to_map(rows, canvas.shape[-2:])
 
     def view(self, canvas: Float[Tensor, "b c h w"], scale: int) -> Float[Tensor, "b n c"]:
         """All cells, row by row."""

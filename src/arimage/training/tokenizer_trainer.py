@@ -24,7 +24,12 @@ def train_tokenizer(
 
     def loss_of(model: nn.Module, batch: Batch) -> Loss:
         images = from_pixels(pixels[batch.index.numpy()]).to(tokenizer.device)
+        if batch.progress == 0:
+            with torch.no_grad():
+                first = tokenizer.quantize(tokenizer.encode_latents(images))
+            tokenizer.quantizer.start(first.rows.flatten(0, 1))
         output, encoding = model(images)
+        tokenizer.quantizer.update(encoding.rows.flatten(0, 1))
         l1, l2 = F.l1_loss(output, images), F.mse_loss(output, images)
         return Loss(l1 + l2 + encoding.loss, {"l1": l1, "l2": l2, "codes": encoding.loss})
 

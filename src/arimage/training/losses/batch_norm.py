@@ -4,11 +4,12 @@
 """
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from arimage.shapes import Float
+from arimage.tokenizers.entropy import mean_over_processes
 from arimage.training.losses.base import exactly, precise
-from arimage.training.losses.processes import process_mean, processes
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
@@ -29,9 +30,9 @@ class SharedBatchNorm(nn.BatchNorm2d):
         axes = [axis for axis in range(x.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
         values = precise(x)
-        mean = process_mean(values.mean(axes))
+        mean = mean_over_processes(values.mean(axes))
         centred = values - mean.view(shape)
-        variance = process_mean(centred.square().mean(axes))
+        variance = mean_over_processes(centred.square().mean(axes))
         self._remember(mean.detach(), variance.detach(), processes() * x.numel() // x.shape[1])
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
@@ -43,3 +44,8 @@ class SharedBatchNorm(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(unbiased, self.momentum)
             self.num_batches_tracked.add_(1)
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
