@@ -129,12 +129,16 @@ def adaptive_weight(
             "false in the recipe"
         )
     first, second = (
-        mean_over_processes(
-            precise(torch.autograd.grad(loss, last_layer, retain_graph=True)[0])
-        ).norm()
+        torch.autograd.grad(loss, last_layer, retain_graph=True)[0]
         for loss in (reconstruction_loss, other_loss)
     )
-    return (first / (second + DELTA)).clamp(0, limit).detach()
+    ratio = _norm(first) / (_norm(second) + DELTA)
+    return ratio.clamp(0, limit).detach()
+
+
+def _norm(gradient: Tensor) -> Tensor:
+    """Of the gradient of all processes."""
+    return mean_over_processes(precise(gradient)).norm()
 
 
 def last_layer(tokenizer: ImageTokenizer) -> nn.Parameter:
