@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from arimage.training.losses.alignment import AlignmentLoss, cosine_loss, distance_loss
 from arimage.training.losses.base import Balance
 from arimage.training.losses.codebook import CodebookLoss
-from arimage.training.losses.entropy import EntropyLoss, entropies
+from arimage.training.losses.entropy import EntropyLoss
 from arimage.training.losses.equivariance import EquivarianceLoss, drawn_factor, smaller
 from arimage.training.losses.pixel import L1Loss, L2Loss
 from arimage.training.losses.registry import CRITICS, LOSSES
@@ -53,45 +53,45 @@ def test_under_autocast_they_are_float32_and_pass_gradients(pass_of, name, quant
     assert gradient.abs().sum() > 0
 
 
-def test_entropies_by_hand():
-    p = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
-    each, mean = entropies((p + 1e-30).log())
-    assert each.item() == pytest.approx(math.log(2) / 2, abs=1e-5)
-    expected = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-    assert mean.item() == pytest.approx(expected, abs=5e-5)
-
-
-def written_out_entropy(rows, codes, temperature):
-    """Of distances, one latent at a time."""
-    total, mean = 0.0, torch.zeros(len(codes))
+def written_out_entropy(rows, codes):
+    """Of distances over 0.01, one latent at a time."""
+    total, mean = 0.0, torch.zeros(len(codes), dtype=torch.double)
     for row in rows:
-        weights = (-(row - codes).square().sum(1) / temperature).double().softmax(0)
-        total += -(weights * (weights + 1e-300).log()).sum().item() / len(rows)
-        mean += weights.float() / len(rows)
-    return total + (mean * (mean + 1e-5).log()).sum().item()
+        weights = (-(row - codes).square().sum(1).double() / 0.01).softmax(0)
+        total += -torch.xlogy(weights, weights).sum().item() / len(rows)
+        mean += weights / len(rows)
+    return total + torch.xlogy(mean, mean).sum().item()
 
 
-@pytest.mark.parametrize("quantizer", ["vq_learned", "vq_learned_cosine"])
+@pytest.mark.parametrize("quantizer", ["vq_learned", "vq_learned_cosine", "vq_ema", "lfq"])
 def test_entropy_is_of_the_distances_to_the_codes(pass_of, quantizer):
     seen = pass_of(quantizer=quantizer)
     rows = seen.latents.detach().flatten(2).transpose(1, 2).flatten(0, 1)
-    codes = seen.tokenizer.quantizer.inner.weight.detach()
+    vocab_size = seen.tokenizer.config.vocab_size
+    codes = seen.tokenizer.lookup(torch.arange(vocab_size)[None])[0].detach()
     if quantizer == "vq_learned_cosine":
-        rows, codes = F.normalize(rows, dim=1), F.normalize(codes, dim=1)
-    value = EntropyLoss(temperature=0.3)(seen).item()
-    assert value == pytest.approx(written_out_entropy(rows, codes, 0.3), abs=1e-4)
-    assert abs(value - written_out_entropy(rows, codes, 0.6)) > 0.05  # the negative twin
+        rows = F.normalize(rows, dim=1)
+    value = EntropyLoss()(seen).item()
+    assert value == pytest.approx(written_out_entropy(rows, codes), abs=1e-4)
+    assert abs(value - written_out_entropy(2 * rows, codes)) > 1e-3  # the negative twin
 
 
 def test_entropy_teaches_the_codebook_and_refuses_many_maps(pass_of):
     seen = pass_of()
-    EntropyLoss(temperature=1.0)(seen).backward()
+    EntropyLoss()(seen).backward()
     assert seen.tokenizer.quantizer.inner.weight.grad.abs().sum() > 0
-    EntropyLoss().prepare(seen.tokenizer)
     with pytest.raises(ValueError, match="'entropy' for a tokenizer with 3 token maps"):
         EntropyLoss().prepare(pass_of("multiscale_vq").tokenizer)
-    with pytest.raises(ValueError, match="got temperature 0"):
-        EntropyLoss(temperature=0.0)
+
+
+def test_entropy_counts_once(pass_of):
+    tokenizer = pass_of(quantizer="lfq").tokenizer
+    rows = torch.randn(2, 7, 5)
+    both = tokenizer.quantizer(rows).loss
+    EntropyLoss().prepare(tokenizer)
+    alone = tokenizer.quantizer(rows).loss
+    expected = 0.1 * tokenizer.quantizer.entropy(rows)
+    torch.testing.assert_close(both - alone, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_equivariance_is_the_smaller_image_from_smaller_codes(pass_of):

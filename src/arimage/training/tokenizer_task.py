@@ -12,8 +12,8 @@ from arimage.tokenizers.base import ImageTokenizer
 from arimage.training.common import Loss, Recipe
 from arimage.training.loop import Moment, Player
 from arimage.training.losses.adversarial import LeCam, critic_loss
-from arimage.training.losses.processes import gathered, rank
 from arimage.training.objective import Adversary, Images, Objective
+from arimage.training.processes import gathered, rank
 
 PARTS = {  # of a tokenizer that can be frozen, and their modules
     "encoder": ("encoder", "pre_quant"),

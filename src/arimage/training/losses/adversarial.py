@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from arimage.registry import unknown_name
 from arimage.shapes import Float
 from arimage.tokenizers.base import ImageTokenizer
+from arimage.tokenizers.entropy import mean_over_processes
 from arimage.training.losses.base import precise
-from arimage.training.losses.processes import process_mean
 
 KINDS = ("hinge", "vanilla", "non_saturating")
 LIMIT = 1e4  # of the adaptive weight; vqperceptual.py, as above
@@ -94,7 +94,7 @@ class LeCam(nn.Module):
         """The weighted loss, to be added to ``critic_loss``; then the averages move."""
         if not self.weight:
             return real_logits.new_zeros((), dtype=torch.float32)
-        real, fake = process_mean(
+        real, fake = mean_over_processes(
             torch.stack([precise(real_logits).mean(), precise(fake_logits).mean()])
         )
         loss = F.relu(real - self.fake).square() + F.relu(self.real - fake).square()
@@ -129,10 +129,16 @@ def adaptive_weight(
             "false in the recipe"
         )
     first, second = (
-        process_mean(precise(torch.autograd.grad(loss, last_layer, retain_graph=True)[0])).norm()
+        torch.autograd.grad(loss, last_layer, retain_graph=True)[0]
         for loss in (reconstruction_loss, other_loss)
     )
-    return (first / (second + DELTA)).clamp(0, limit).detach()
+    ratio = _norm(first) / (_norm(second) + DELTA)
+    return ratio.clamp(0, limit).detach()
+
+
+def _norm(gradient: Tensor) -> Tensor:
+    """Of the gradient of all processes."""
+    return mean_over_processes(precise(gradient)).norm()
 
 
 def last_layer(tokenizer: ImageTokenizer) -> nn.Parameter:

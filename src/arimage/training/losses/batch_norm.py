@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from arimage.shapes import Float
+from arimage.tokenizers.entropy import mean_over_processes
 from arimage.training.losses.base import exactly, precise
-from arimage.training.losses.processes import process_mean, processes
+from arimage.training.processes import processes
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
@@ -29,9 +30,9 @@ class SharedBatchNorm(nn.BatchNorm2d):
         axes = [axis for axis in range(x.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
         values = precise(x)
-        mean = process_mean(values.mean(axes))
+        mean = mean_over_processes(values.mean(axes))
         centred = values - mean.view(shape)
-        variance = process_mean(centred.square().mean(axes))
+        variance = mean_over_processes(centred.square().mean(axes))
         self._remember(mean.detach(), variance.detach(), processes() * x.numel() // x.shape[1])
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
