@@ -112,11 +112,14 @@ def _all_changes(
 
 
 def _run(config: str, changes: list[str], **fields: Any) -> None:
+    from accelerate import PartialState
+
     from arimage.training.tokenizer_recipe import read_recipe
     from arimage.training.tokenizer_run import TokenizerRun, run_tokenizer
 
     run = TokenizerRun(recipe=read_recipe(config, changes), **fields)
     outcome = run_tokenizer(run)
+    PartialState().destroy_process_group()
     if int(os.environ.get("RANK", 0)):
         return
     if outcome.skipped:

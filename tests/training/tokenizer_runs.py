@@ -107,7 +107,8 @@ def named(name: str, weights: dict[str, str], steps: int = 1, batch_size: int = 
     if adversarial["critic"] == "frozen_features":
         adversarial["settings"] = {"model": weights["vit"], "kernel": 3}
     else:
-        adversarial["settings"] = {"layers": 2, "channels": 4}
+        channels = 32 if adversarial["critic"] == "patchgan_blur" else 4
+        adversarial["settings"] = {"layers": 2, "channels": channels}
     if fields["perturbation"]:
         fields["perturbation"] |= {"delta": 4, "beta": 0.5}
     return TokenizerRecipe.of(fields)

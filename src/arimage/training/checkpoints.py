@@ -82,8 +82,8 @@ class Checkpoints:
                 problem = error
         if steps:
             raise ValueError(
-                f"none of the states of steps {steps} in {self.folder} can be read ({_reason(problem)}); "
-                "remove the folder to begin again"
+                f"none of the states of steps {steps} in {self.folder} can be read "
+                f"({_reason(problem)}); remove the folder to begin again"
             ) from problem
         return None
 

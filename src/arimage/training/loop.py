@@ -316,13 +316,16 @@ def make_accelerator(
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
+    on_cpu = not torch.accelerator.is_available()
+    if precision == "fp16" and on_cpu:
+        raise ValueError("got precision fp16, which needs a GPU; use bf16, or no for float32")
     for tracker in trackers:
         if find_spec(tracker) is None:
             raise ModuleNotFoundError(f"no module named {tracker!r}", name=tracker)
     AcceleratorState._reset_state()  # the last training's precision would stay
     return Accelerator(
         device_placement=False,
-        cpu=not torch.accelerator.is_available(),  # else several processes would not find together
+        cpu=on_cpu,  # else several processes would not find together
         mixed_precision=precision,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],  # codebooks
         log_with=list(trackers) or None,

@@ -213,7 +213,8 @@ class Session:
             skipped = list(dict.fromkeys(gather_object(list(skipped))))
         if self.accelerator.is_main_process and finished:
             self.loop.result.eval().save_pretrained(self.asked.out)
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         return Outcome(self.loop.done, finished, tuple(skipped), self.measured)
 
     def _to_device(self, batch: ImageBatch) -> Images:

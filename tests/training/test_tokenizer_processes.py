@@ -1,0 +1,88 @@
+"""Two processes with half a batch each train as one process with all of it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tokenizer_runs import go, named, write_photographs, write_weights
+
+from arimage.training.run_folder import LOSSES, read_lines
+from arimage.training.tokenizer_recipe import recipe_names
+
+STEPS = 3
+
+
+def train_all(folder: Path, given: dict) -> None:
+    """Every named recipe, and one with micro-batches, into a folder of its own."""
+    for name in recipe_names():
+        recipe = named(name, given, steps=STEPS, batch_size=8)
+        go(folder.parent / "data", folder / name, recipe, resume=(folder / name).exists())
+
+
+def main() -> None:
+    """Run by each process of torchrun."""
+    folder, weights = Path(sys.argv[1]), json.loads(sys.argv[2])
+    train_all(folder, weights)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """Losses by process count and recipe."""
+    folder = tmp_path_factory.mktemp("processes")
+    write_photographs(folder / "data", 20)
+    (folder / "weights").mkdir()
+    weights = write_weights(folder / "weights")
+    (folder / "one").mkdir()
+    (folder / "two").mkdir()
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    here, root = Path(__file__).parent, Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root / "src"), str(here), str(here.parent)])
+    workers = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(folder / "two"), json.dumps(weights)],
+            env={
+                **os.environ,
+                "PYTHONPATH": paths,
+                "OMP_NUM_THREADS": "1",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "WORLD_SIZE": "2",
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    train_all(folder / "one", weights)
+    for worker in workers:
+        _, errors = worker.communicate(timeout=300)
+        assert worker.returncode == 0, errors[-2000:]
+    return {
+        world: {name: read_lines(folder / world / name / LOSSES) for name in recipe_names()}
+        for world in ("one", "two")
+    }
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_two_processes_are_one_with_twice_the_batch(both, name):
+    one, two = both["one"][name], both["two"][name]
+    assert len(one) == len(two) == STEPS
+    parts = ("perceptual", "codebook", "adversarial", "critic", "perplexity")
+    for a, b in zip(one, two, strict=True):
+        # The adaptive weight of a critic with batch norms divides by a gradient that is nearly all
+        # cancelled: after two updates rounding is 2e-4 of it, so the total is looked at before.
+        for key in (*parts, *(("loss",) if a["step"] <= 2 else ())):
+            assert b[key] == pytest.approx(a[key], rel=1e-5, abs=1e-5), (key, a["step"])
+    assert one[0]["loss"] != one[1]["loss"]
+
+
+if __name__ == "__main__":
+    main()
