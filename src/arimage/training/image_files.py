@@ -5,7 +5,7 @@ What is here is sent to the processes that decode, so it holds names and open ta
 
 from pathlib import Path
 from tarfile import TarError
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -17,6 +17,7 @@ from arimage.shapes import Int
 SHARDS = {".parquet": "parquet", ".tar": "webdataset"}  # suffix -> the reader of ``datasets``
 
 
+@runtime_checkable
 class ImageFiles(Protocol):
     """Images by index.
 
