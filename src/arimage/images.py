@@ -1,5 +1,6 @@
 """The one home of pixel conventions: float images in [-1, 1] <-> uint8 pixels <-> files."""
 
+import os
 import struct
 from io import BytesIO
 from pathlib import Path
@@ -53,15 +54,28 @@ def to_pil(pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Image.Image]:
     return [Image.fromarray(p) for p in pixels]
 
 
-def list_images(folder: str | Path) -> list[Path]:
-    """Image files below ``folder``, sorted by path; an empty folder is an error."""
+def image_names(folder: str | Path) -> list[str]:
+    """Names of the image files below ``folder``, as "sub/folder/name.png", sorted by path; plain
+    texts, since a data set may have millions.
+
+    Raises NotADirectoryError, or ValueError when there is no image.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder; give a folder of images")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
+    names = []
+    for base, _, files in os.walk(folder):
+        inner = Path(base).relative_to(folder).as_posix()
+        before = "" if inner == "." else f"{inner}/"
+        names += [before + f for f in files if os.path.splitext(f)[1].lower() in IMAGE_SUFFIXES]
+    if not names:
         raise ValueError(f"no image ({', '.join(IMAGE_SUFFIXES)}) found below {folder}")
-    return paths
+    return sorted(names, key=lambda name: name.split("/"))
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """Image files below ``folder``, sorted by path; an empty folder is an error."""
+    return [Path(folder) / name for name in image_names(folder)]
 
 
 def open_image(file: str | Path | BytesIO, name: object = None) -> Image.Image:
@@ -136,20 +150,25 @@ def _native(image: Any, size: int) -> tuple[np.ndarray, tuple[int, int]]:
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """The centred square that ImageNet references are made of: halved by boxes while it is twice as
-    large, then the shorter side resized to ``size`` (bicubic), then cut.
+    """The centred square that ImageNet references are made of: ``shorter_side``, then cut.
 
     Behaviour of openai/guided-diffusion@22e0df8 guided_diffusion/image_datasets.py,
     center_crop_arr.
     """
-    while min(image.size) >= 2 * size:
-        halved = (image.width // 2, image.height // 2)
-        image = image.resize(halved, Image.Resampling.BOX)
-    scale = size / min(image.size)
-    sides = (round(image.width * scale), round(image.height * scale))
-    image = image.resize(sides, Image.Resampling.BICUBIC)
+    image = shorter_side(image, size)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
+
+
+def shorter_side(image: Image.Image, side: int) -> Image.Image:
+    """``image`` with a shorter side of ``side`` pixels, as ADM resizes: halved by boxes while it is
+    twice as large, then bicubic (the same file of guided-diffusion)."""
+    while min(image.size) >= 2 * side:
+        halved = (image.width // 2, image.height // 2)
+        image = image.resize(halved, Image.Resampling.BOX)
+    scale = side / min(image.size)
+    sides = (round(image.width * scale), round(image.height * scale))
+    return image.resize(sides, Image.Resampling.BICUBIC)
 
 
 def resized(images: Float[Tensor, "b 3 h w"], size: int) -> Float[Tensor, "b 3 h2 w2"]:
@@ -171,8 +190,8 @@ def to_rgb(image: Image.Image, name: object = "the image") -> Image.Image:
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;") or image.info.get("deep"):
         raise ValueError(
-            f"{name} has more than 8 bits per channel (mode {image.mode}); scores are of 8-bit "
-            "images: convert it first, so that it is known how"
+            f"{name} has more than 8 bits per channel (mode {image.mode}); 8-bit images are "
+            "expected: convert it first, so that it is known how"
         )
     if image.has_transparency_data:
         image = image.convert("RGBA")

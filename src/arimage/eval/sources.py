@@ -270,29 +270,49 @@ def dataset_source(dataset: Any, name: str, options: ReadOptions) -> ImageSource
     Raises:
         ValueError: no column of images.
     """
-    features = dataset.features
-    columns = [c for c, kind in features.items() if type(kind).__name__ == "Image"]
-    if not columns:
-        raise ValueError(f"{name} has no column of images; it has {', '.join(features)}")
-    classes = [c for c, kind in features.items() if type(kind).__name__ == "ClassLabel"]
-    classes += [c for c in ("label", "labels", "cls") if c in features and c not in classes]
+    column, classes = columns_of(dataset.features, name)
 
     import datasets
 
-    plain = dataset.cast_column(columns[0], datasets.Image(decode=False))  # files as they are
+    plain = dataset.cast_column(column, datasets.Image(decode=False))  # files as they are
 
     def open_one(i: int) -> Image.Image:
-        stored = plain[i][columns[0]]
-        data = stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"])
-        return open_image(data, f"image {i} of {name}")
+        return open_stored(plain[i][column], f"image {i} of {name}")
 
     return FilesSource(
         [f"{name}[{i}]" for i in range(len(dataset))],
         open_one,
         name=name,
         identity=digest(dataset._fingerprint),
-        labels=np.asarray(dataset[classes[0]]) if classes else None,
+        labels=np.asarray(dataset[classes]) if classes else None,
         **options.for_files(),
+    )
+
+
+def columns_of(features: Any, name: str) -> tuple[str, str | None]:
+    """The column of images and that of class labels, or None, among the features of a data set.
+
+    Raises:
+        ValueError: no column of images.
+    """
+    columns = [c for c, kind in features.items() if type(kind).__name__ == "Image"]
+    if not columns:
+        raise ValueError(f"{name} has no column of images; it has {', '.join(features)}")
+    classes = [c for c, kind in features.items() if type(kind).__name__ == "ClassLabel"]
+    classes += [c for c in ("label", "labels", "cls") if c in features]
+    return columns[0], classes[0] if classes else None
+
+
+def open_stored(stored: Any, title: str) -> Image.Image:
+    """An image as ``datasets.Image(decode=False)`` hands it out: its bytes or its path.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or broken.
+    """
+    if stored is None or (stored["bytes"] is None and stored["path"] is None):
+        raise ValueError(f"{title} is empty; its row holds no image")
+    return open_image(
+        stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"]), title
     )
 
 
