@@ -8,6 +8,7 @@ import yaml
 
 import arimage.training.losses.registry as registry
 from arimage.tokenizers.registry import TOKENIZERS
+from arimage.training.crops import CROPS
 from arimage.training.losses.adversarial import check_kind
 from arimage.training.losses.perturbation import PerturbationSchedule
 
@@ -44,7 +45,7 @@ def is_plain(value):
 
 
 def test_the_folder_has_them_all():
-    assert {path.stem for path in FOLDER.glob("*")} == set(NAMES)
+    assert {path.stem for path in FOLDER.glob("*")} == {*NAMES, "finetune"}
 
 
 def test_keys_and_values(recipe):
@@ -55,7 +56,8 @@ def test_keys_and_values(recipe):
     assert is_plain(recipe)
     assert recipe["paper"].startswith("arXiv ")
     assert recipe["optimizer"]["schedule"] in ("constant", "cosine")
-    assert recipe["data"]["crop"] in ("random", "random_resized", "center")
+    assert recipe["data"]["crop"] in CROPS
+    assert recipe["data"]["flip"] in (0.0, 0.5)
     for part in (recipe["optimizer"], recipe["adversarial"]):
         assert all(isinstance(part[k], float) for k in ("learning_rate", "weight_decay"))
         assert all(isinstance(beta, float) and 0 < beta < 1 for beta in part["betas"])

@@ -59,11 +59,13 @@ def started_tokenizer(start: str, variant: str | None, quantizer: str | None) ->
         ValueError, FileNotFoundError, KeyError: as ``ImageTokenizer.from_pretrained`` and
             ``with_quantizer``.
     """
-    from arimage.tokenizers.warm_start import with_quantizer
-
     given = {} if Path(start).exists() else {"variant": variant}
     tokenizer = ImageTokenizer.from_pretrained(start, dtype=torch.float32, **given)
-    return tokenizer if quantizer is None else with_quantizer(tokenizer, quantizer)
+    if quantizer is None:
+        return tokenizer
+    from arimage.tokenizers.warm_start import with_quantizer
+
+    return with_quantizer(tokenizer, quantizer)
 
 
 def build_task(

@@ -236,7 +236,7 @@ def _images(run: TokenizerRun, size: int) -> TrainingImages:
             split=recipe.data.split,
             size=size,
             crop=recipe.data.crop,
-            flip=float(recipe.data.flip),
+            flip=recipe.data.flip,
             streaming=recipe.data.streaming,
             strict=run.strict,
             workers=run.workers,
