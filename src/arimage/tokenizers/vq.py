@@ -26,7 +26,6 @@ from arimage.tokenizers.base import (
 )
 from arimage.tokenizers.conv import NETWORKS, Decoder, Encoder
 from arimage.tokenizers.derived import Derived
-from arimage.tokenizers.quantizers import COMMITMENT
 from arimage.tokenizers.registry import QUANTIZERS
 
 T = TypeVar("T", bound="ConvTokenizer")
@@ -212,7 +211,7 @@ class ConvTokenizer(ImageTokenizer):
     def _quantize(self, latents: Float[Tensor, "b c h w"]) -> Encoding:
         """Codes what is left over, map by map; loss as in VAR's training forward.
 
-        Per map: COMMITMENT * mse(sg(f_hat), f) + mse(f_hat, sg(f)), averaged over maps, which is
+        Per map: commitment * mse(sg(f_hat), f) + mse(f_hat, sg(f)), averaged over maps, which is
         RQ-VAE's commitment (arXiv 2203.01941 eq. 9), too. Codes that are learned by gradient get
         theirs from the second term.
         """
@@ -224,9 +223,8 @@ class ConvTokenizer(ImageTokenizer):
             ids.append(self.quantizer.nearest(rows[-1]))
             slots = torch.arange(start, stop, device=latents.device)
             canvas = self.fuse(canvas, scale, slots, self.lookup(ids[-1]))
-            losses.append(
-                COMMITMENT * F.mse_loss(canvas.detach(), latents) + F.mse_loss(canvas, target)
-            )
+            committed = self.quantizer.commitment * F.mse_loss(canvas.detach(), latents)
+            losses.append(committed + F.mse_loss(canvas, target))
         left = torch.cat(rows, dim=1)
         loss = torch.stack(losses).mean() + self.quantizer.regularization(left)
         if self.training:
