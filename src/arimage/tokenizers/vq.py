@@ -6,13 +6,11 @@ a depth it has as many maps of one size, which are added up (RQ-VAE, arXiv 2203.
 
 import copy
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from arimage.pretrained import strict
 from arimage.registry import unknown_name
@@ -233,16 +231,21 @@ class ConvTokenizer(ImageTokenizer):
         return Encoding(canvas, torch.cat(ids, dim=1), loss, left.detach())
 
     def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        """Keeps no activations inside the layers of encoder and decoder while training: each is
-        run again for its gradient. Takes ``torch.utils.checkpoint.checkpoint``'s options."""
+        """transformers' own, which calls it deprecated from 5.24 on: activations inside the layers
+        of encoder and decoder are not kept while training; each layer is run again for its
+        gradient. Takes the options of ``torch.utils.checkpoint.checkpoint``."""
         options = {"use_reentrant": False} | (gradient_checkpointing_kwargs or {})
-        self._set_gradient_checkpointing(True, partial(checkpoint, **options))
+        base = super()
+        enable = getattr(base, "_activation_checkpointing_enable", None)
+        (enable or base.gradient_checkpointing_enable)(options, **kwargs)
 
     def gradient_checkpointing_disable(self) -> None:
         """Undoes ``gradient_checkpointing_enable``."""
-        self._set_gradient_checkpointing(False)
+        base = super()
+        disable = getattr(base, "_activation_checkpointing_disable", None)
+        (disable or base.gradient_checkpointing_disable)()
 
 
 class VQTokenizer(ConvTokenizer):
