@@ -87,8 +87,9 @@ def test_look_up_takes_slots_in_any_order_shared_or_one_set_per_image(tokenizers
     codes = tokenizer.lookup(ids[:, order])
     shared = tokenizer.fuse(tokenizer.blank(2), 0, order, codes)
     own = tokenizer.fuse(tokenizer.blank(2), 0, order.expand(2, -1), codes)
-    assert torch.equal(shared, whole)
-    assert torch.equal(own, whole)
+    rounding = 0 if tokenizer.config.depth == 1 else 1e-5  # sums of several codes per cell
+    assert torch.allclose(shared, whole, rtol=0, atol=rounding)
+    assert torch.allclose(own, whole, rtol=0, atol=rounding)
 
 
 @torch.no_grad()

@@ -12,16 +12,17 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from arimage.shapes import Bool, Float, Int
+from arimage.shapes import Float, Int
 from arimage.tokenizers.entropy import TEMPERATURE, entropy_loss
 
 COMMITMENT = 0.25  # VQ-VAE (arXiv 1711.00937) eq. 3
 EMA_DECAY = 0.99  # VQ-VAE-2 (arXiv 1906.00446) section 3; the library's own default is 0.8
 PIECE = 2**24  # similarities held at once while a codebook is updated: 64 MB
 
-# A code is dead when it is used less often than this share of what codes are used on average:
-# FoundationVision/VAR@78b9539 models/quant.py, which counts the codes in use so.
-DEAD_SHARE = 0.08
+# A code is dead when nothing chose it for as long as one that has 0.08 of the average use, where
+# FoundationVision/VAR@78b9539 models/quant.py begins to count codes as used, is chosen 3 times.
+# In tokens per code, so that it means the same for any batch and codebook.
+IDLE = 3 / 0.08
 
 
 class Quantized(NamedTuple):
@@ -48,10 +49,12 @@ class Quantizer(nn.Module, ABC):
     Attributes:
         learned: (of the class) the codebook gets gradients through ``lookup``, so that a loss on
             what codes add up to is enough to train it.
+        commitment: (of the class) weight of latents' squared distance to their codes in the loss.
         entropy_weight: of ``entropy`` in the loss while training; a recipe may set it.
     """
 
     learned: ClassVar[bool] = False
+    commitment: ClassVar[float] = COMMITMENT
     entropy_weight: float = 0.0
 
     def __init__(self, vocab_size: int, code_dim: int, levels: list[int] | None = None) -> None:
@@ -173,6 +176,36 @@ class Quantizer(nn.Module, ABC):
             yield piece, self.nearest(piece[None])[0]
 
 
+class RevivedQuantizer(Quantizer):
+    """A quantizer that moves codes that nothing chooses to latents of the step.
+
+    So does Jukebox (arXiv 2005.00341). How long codes have been idle is no part of the state dict
+    but of ``training_state``; a loaded codebook begins with none.
+    """
+
+    def __init__(self, vocab_size: int, code_dim: int, levels: list[int] | None = None) -> None:
+        super().__init__(vocab_size, code_dim, levels)
+        self.idle: Tensor | None = None
+
+    def find_dead(self, counts: Float[Tensor, " v"], most: int) -> Int[Tensor, " d"]:
+        """Counts a step; the codes to move, at most ``most``, which are no longer idle."""
+        idle = torch.zeros_like(counts) if self.idle is None else self.idle.to(counts)
+        self.idle = torch.where(counts > 0, 0.0, idle + counts.mean())
+        dead = (self.idle >= IDLE).nonzero()[:, 0]
+        dead = dead[torch.randperm(len(dead), device=dead.device)[:most]]
+        self.idle[dead] = 0
+        return dead
+
+    def training_state(self) -> dict[str, Tensor]:
+        """As the contract: for how many tokens per code each has been idle."""
+        return {} if self.idle is None else {"idle": self.idle}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """As the contract."""
+        self.idle = state.get("idle")
+        super().load_training_state({k: v for k, v in state.items() if k != "idle"})
+
+
 @torch.no_grad()
 def nearest_code(
     latents: Float[Tensor, "b n c"], codebook: Float[Tensor, "v c"]
@@ -180,8 +213,3 @@ def nearest_code(
     """Ids of the nearest rows of the codebook in Euclidean distance, in float32."""
     codes = codebook.float()
     return (2 * (latents.float() @ codes.T) - codes.square().sum(-1)).argmax(-1)
-
-
-def dead_codes(counts: Float[Tensor, " v"]) -> Bool[Tensor, " v"]:
-    """Which codes are hardly used; of any scale of counts."""
-    return counts < DEAD_SHARE * counts.mean()

@@ -20,8 +20,7 @@ from arimage.tokenizers.quantizers import (
     COMMITMENT,
     EMA_DECAY,
     Quantized,
-    Quantizer,
-    dead_codes,
+    RevivedQuantizer,
     nearest_code,
 )
 
@@ -30,11 +29,8 @@ logger.disable("vector_quantize_pytorch")  # it reports k-means on stderr
 KMEANS = 2**26  # distances that k-means may hold at once: 256 MB; it takes a sample of more rows
 
 
-class EMAQuantizer(Quantizer):
-    """Nearest code in Euclidean distance.
-
-    Codes that are hardly used are replaced by latents of the step (Jukebox, arXiv 2005.00341).
-    """
+class EMAQuantizer(RevivedQuantizer):
+    """Nearest code in Euclidean distance."""
 
     cosine = False
 
@@ -73,7 +69,7 @@ class EMAQuantizer(Quantizer):
         if not self.training:
             return Quantized(codes, ids, latents.new_zeros(()))
         points = self.points(latents)
-        loss = COMMITMENT * F.mse_loss(points, codes) + self.regularization(latents)
+        loss = self.commitment * F.mse_loss(points, codes) + self.regularization(latents)
         return Quantized(self.through(points, codes), ids, loss)
 
     def choose(self, latents: Float[Tensor, "b n c"]) -> Int[Tensor, "b n"]:
@@ -110,8 +106,11 @@ class EMAQuantizer(Quantizer):
         book.cluster_size[0].lerp_(counts.to(book.cluster_size), 1 - EMA_DECAY)
         book.embed_avg[0].lerp_(sums.to(book.embed_avg), 1 - EMA_DECAY)
         book.update_ema()
-        book.reset_cluster_size = book.cluster_size.mean().item()
-        book.replace(rows[None], batch_mask=dead_codes(book.cluster_size[0])[None])
+        dead = torch.zeros_like(counts, dtype=torch.bool)
+        dead[self.find_dead(counts, len(rows))] = True
+        if dead.any():
+            book.reset_cluster_size = book.cluster_size.mean().item()
+            book.replace(rows[None], batch_mask=dead[None])
 
     def tally(self, rows: Float[Tensor, "m c"]) -> tuple[Tensor, Tensor]:
         """How many rows each code is nearest to (v,), and their sum (v, c).
@@ -134,6 +133,7 @@ class EMAQuantizer(Quantizer):
         book.embed_avg.zero_()
         book.cluster_size.zero_()
         book.initted.fill_(True)
+        self.idle = None
 
 
 class CosineQuantizer(EMAQuantizer):

@@ -9,7 +9,7 @@ from vector_quantize_pytorch import FSQ, LFQ
 
 from arimage.shapes import Float, Int
 from arimage.tokenizers.entropy import ENTROPY_WEIGHT, TEMPERATURE, bit_entropy_loss
-from arimage.tokenizers.quantizers import COMMITMENT, Quantized, Quantizer
+from arimage.tokenizers.quantizers import Quantized, Quantizer
 
 
 class LatticeQuantizer(Quantizer):
@@ -60,7 +60,7 @@ class LookupFreeQuantizer(LatticeQuantizer):
         if not self.training:
             return Quantized(codes, ids.long(), none)
         points = self.points(latents)
-        loss = COMMITMENT * F.mse_loss(points, codes.detach()) + self.regularization(latents)
+        loss = self.commitment * F.mse_loss(points, codes.detach()) + self.regularization(latents)
         return Quantized(self.through(points, codes.detach()), ids.long(), loss)
 
     def entropy(self, latents: Float[Tensor, "b n c"]) -> Float[Tensor, ""]:
@@ -80,7 +80,12 @@ class SphericalQuantizer(LookupFreeQuantizer):
 
 
 class FiniteScalarQuantizer(LatticeQuantizer):
-    """Rounding to a few levels per dimension (FSQ, arXiv 2309.15505): prod(levels) codes."""
+    """Rounding to a few levels per dimension (FSQ, arXiv 2309.15505): prod(levels) codes.
+
+    Without commitment, which would draw small latents to zero, where one code is.
+    """
+
+    commitment = 0.0
 
     def check(self) -> None:
         """levels must have code_dim entries whose product is vocab_size."""

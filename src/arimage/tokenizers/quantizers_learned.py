@@ -11,33 +11,24 @@ from arimage.shapes import Float, Int
 from arimage.tokenizers.derived import Derived
 from arimage.tokenizers.entropy import entropy_loss
 from arimage.tokenizers.quantizers import (
-    COMMITMENT,
-    EMA_DECAY,
     Quantized,
     Quantizer,
-    dead_codes,
+    RevivedQuantizer,
     nearest_code,
 )
 
 GUMBEL_KL = 5e-4  # CompVis/taming-transformers@3ba01b2 taming/modules/vqvae/quantize.py
 
 
-class LearnedQuantizer(Quantizer):
+class LearnedQuantizer(RevivedQuantizer):
     """Nearest code in Euclidean distance, codebook by gradient (arXiv 1711.00937 eq. 3).
 
     The published tokenizers of VAR, taming's VQGAN and MaskGIT. Own code: the library only learns a
     codebook that it also normalises or transforms. Codes start as FoundationVision/VAR@78b9539
     models/quant.py leaves them, as an ``nn.Embedding`` starts.
-
-    Counts of use are no part of published files: they are in ``training_state``, and begin as if
-    all codes had been used alike.
     """
 
     learned = True
-
-    def __init__(self, vocab_size: int, code_dim: int, levels: list[int] | None = None) -> None:
-        super().__init__(vocab_size, code_dim, levels)
-        self.counts: Tensor | None = None
 
     def build(self) -> nn.Module:
         """One vector per code, standard normal."""
@@ -50,7 +41,7 @@ class LearnedQuantizer(Quantizer):
             ids = self.choose_point(points.detach())
         codes = self.lookup(ids)
         commitment = F.mse_loss(points, codes.detach())
-        loss = F.mse_loss(codes, points.detach()) + COMMITMENT * commitment
+        loss = F.mse_loss(codes, points.detach()) + self.commitment * commitment
         if self.training:
             loss = loss + self.regularization(latents)
             codes = self.through(points, codes.detach())
@@ -70,33 +61,19 @@ class LearnedQuantizer(Quantizer):
 
     @torch.no_grad()
     def update(self, rows: Float[Tensor, "m c"]) -> None:
-        """Moves codes that are hardly used to latents of the step; gradients do the rest."""
-        used = torch.zeros(self.vocab_size, device=rows.device)
+        """Moves idle codes to latents of the step; gradients do the rest."""
+        counts = torch.zeros(self.vocab_size, device=rows.device)
         for _, ids in self.pieces(rows):
-            used += torch.bincount(ids, minlength=self.vocab_size)
-        if self.counts is None:
-            self.counts = torch.full_like(used, used.mean().item())
-        self.counts = self.counts.to(used).lerp_(used, 1 - EMA_DECAY)
-        dead = dead_codes(self.counts).nonzero()[:, 0]
-        dead = dead[torch.randperm(len(dead), device=dead.device)[: len(rows)]]
+            counts += torch.bincount(ids, minlength=self.vocab_size)
+        dead = self.find_dead(counts, len(rows))
         places = torch.randperm(len(rows), device=rows.device)[: len(dead)]
         weight = self.inner.weight
         weight[dead] = self.points(rows[places]).to(weight)
-        self.counts[dead] = self.counts.mean()
 
     def take(self, codes: Float[Tensor, "v c"]) -> None:
         """As the contract."""
         self.inner.weight.copy_(codes)
-        self.counts = None
-
-    def training_state(self) -> dict[str, Tensor]:
-        """As the contract: how often each code was used, a moving average."""
-        return {} if self.counts is None else {"counts": self.counts}
-
-    def load_training_state(self, state: dict[str, Tensor]) -> None:
-        """As the contract."""
-        self.counts = state.get("counts")
-        super().load_training_state({k: v for k, v in state.items() if k != "counts"})
+        self.idle = None
 
 
 class LearnedCosineQuantizer(LearnedQuantizer):

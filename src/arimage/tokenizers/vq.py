@@ -6,13 +6,11 @@ a depth it has as many maps of one size, which are added up (RQ-VAE, arXiv 2203.
 
 import copy
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from arimage.pretrained import strict
 from arimage.registry import unknown_name
@@ -26,7 +24,6 @@ from arimage.tokenizers.base import (
 )
 from arimage.tokenizers.conv import NETWORKS, Decoder, Encoder
 from arimage.tokenizers.derived import Derived
-from arimage.tokenizers.quantizers import COMMITMENT
 from arimage.tokenizers.registry import QUANTIZERS
 
 T = TypeVar("T", bound="ConvTokenizer")
@@ -212,7 +209,7 @@ class ConvTokenizer(ImageTokenizer):
     def _quantize(self, latents: Float[Tensor, "b c h w"]) -> Encoding:
         """Codes what is left over, map by map; loss as in VAR's training forward.
 
-        Per map: COMMITMENT * mse(sg(f_hat), f) + mse(f_hat, sg(f)), averaged over maps, which is
+        Per map: commitment * mse(sg(f_hat), f) + mse(f_hat, sg(f)), averaged over maps, which is
         RQ-VAE's commitment (arXiv 2203.01941 eq. 9), too. Codes that are learned by gradient get
         theirs from the second term.
         """
@@ -224,9 +221,8 @@ class ConvTokenizer(ImageTokenizer):
             ids.append(self.quantizer.nearest(rows[-1]))
             slots = torch.arange(start, stop, device=latents.device)
             canvas = self.fuse(canvas, scale, slots, self.lookup(ids[-1]))
-            losses.append(
-                COMMITMENT * F.mse_loss(canvas.detach(), latents) + F.mse_loss(canvas, target)
-            )
+            committed = self.quantizer.commitment * F.mse_loss(canvas.detach(), latents)
+            losses.append(committed + F.mse_loss(canvas, target))
         left = torch.cat(rows, dim=1)
         loss = torch.stack(losses).mean() + self.quantizer.regularization(left)
         if self.training:
@@ -235,16 +231,21 @@ class ConvTokenizer(ImageTokenizer):
         return Encoding(canvas, torch.cat(ids, dim=1), loss, left.detach())
 
     def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        """Keeps no activations inside the layers of encoder and decoder while training: each is
-        run again for its gradient. Takes ``torch.utils.checkpoint.checkpoint``'s options."""
+        """transformers' own, which calls it deprecated from 5.24 on: activations inside the layers
+        of encoder and decoder are not kept while training; each layer is run again for its
+        gradient. Takes the options of ``torch.utils.checkpoint.checkpoint``."""
         options = {"use_reentrant": False} | (gradient_checkpointing_kwargs or {})
-        self._set_gradient_checkpointing(True, partial(checkpoint, **options))
+        base = super()
+        enable = getattr(base, "_activation_checkpointing_enable", None)
+        (enable or base.gradient_checkpointing_enable)(options, **kwargs)
 
     def gradient_checkpointing_disable(self) -> None:
         """Undoes ``gradient_checkpointing_enable``."""
-        self._set_gradient_checkpointing(False)
+        base = super()
+        disable = getattr(base, "_activation_checkpointing_disable", None)
+        (disable or base.gradient_checkpointing_disable)()
 
 
 class VQTokenizer(ConvTokenizer):
