@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
+from contextlib import suppress
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -132,36 +133,28 @@ def training(folder, tmp_path):
         start_new_session=True,
     )
     yield process
-    process.stdout.close()
-    if process.poll() is None:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
 
 
 def last_words(process):
-    """What it says until it and all its workers have ended; the seconds that takes."""
-    start = time.perf_counter()
-    said = process.stdout.read()  # returns when the last process that holds the pipe is gone
-    lines = [line for line in said.splitlines() if line != "batch"]
-    return lines, time.perf_counter() - start
+    """What it says until it and all its workers have ended: until none holds the pipe."""
+    said, _ = process.communicate(timeout=20)
+    return [line for line in said.splitlines() if line != "batch"]
 
 
 def test_workers_end_with_a_killed_training(training):
     assert training.stdout.readline() == "batch\n"
     training.kill()
-    lines, seconds = last_words(training)
-    print(f"gone after {seconds:.1f} s")
-    assert seconds < 10
     # Python's tracker of named semaphores says that it removes them
-    assert all("resource_tracker" in line for line in lines)
+    assert all("resource_tracker" in line for line in last_words(training))
 
 
 def test_ctrl_c_reaches_the_training_alone(training):
     assert training.stdout.readline() == "batch\n"
     os.killpg(training.pid, signal.SIGINT)
-    lines, seconds = last_words(training)
-    assert (lines, training.wait()) == (["interrupted"], 0)
-    assert seconds < 10
+    assert (last_words(training), training.returncode) == (["interrupted"], 0)
 
 
 def test_ctrl_c_while_the_workers_start_is_not_lost(training):
@@ -172,5 +165,4 @@ def test_ctrl_c_while_the_workers_start_is_not_lost(training):
         time.sleep(0.01)
     time.sleep(0.1)
     os.killpg(training.pid, signal.SIGINT)
-    lines, _ = last_words(training)
-    assert (lines, training.wait()) == (["interrupted"], 0)
+    assert (last_words(training), training.returncode) == (["interrupted"], 0)
