@@ -37,19 +37,26 @@ def decoded(dataset: Dataset, keys: Any, workers: int) -> Iterator[Any]:
             items = iter(loader)
     else:
         items = iter(loader)
-    while True:
-        try:
-            item = next(items)
-        except RuntimeError as error:
-            if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
-                raise
-            raise RuntimeError(
-                "a process that decodes images was ended from outside, perhaps since memory ran "
-                "out; use fewer workers, or workers=0 to decode in this process"
-            ) from error
-        if isinstance(item, Exception):
-            raise item
-        yield item
+    try:
+        while True:
+            item = _next(items)
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    finally:
+        del items  # else the traceback of an error keeps the processes
+
+
+def _next(items: Iterator[Any]) -> Any:
+    try:
+        return next(items)
+    except RuntimeError as error:
+        if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
+            raise
+        raise RuntimeError(
+            "a process that decodes images was ended from outside, perhaps since memory ran out; "
+            "use fewer workers, or workers=0 to decode in this process"
+        ) from error
 
 
 def _loader(dataset: Dataset, keys: Any, workers: int) -> DataLoader:
