@@ -22,7 +22,7 @@ from arimage.tokenizers.base import ImageTokenizer
 from arimage.training.tokenizer_recipe import TokenizerRecipe
 from arimage.training.tokenizer_run import TokenizerRun, run_tokenizer
 
-SIZE, CROPS, TESTED = 64, 600, 256
+SIZE, CROPS, TESTED = 32, 600, 256
 TOKENIZER = {
     "image_size": SIZE,
     "channels": 32,

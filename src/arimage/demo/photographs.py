@@ -41,7 +41,7 @@ class Half:
 
 
 def halves() -> tuple[Half, Half]:
-    """The photographs in alphabetical order, every other one; the last two of a half are for test."""
+    """Every other photograph by alphabet; the last two of a half are for test."""
     names = sorted(FILES)
     first, second = names[::2], names[1::2]
     return tuple(Half(tuple(n[:-HELD_OUT]), tuple(n[-HELD_OUT:])) for n in (first, second))

@@ -1,5 +1,6 @@
 """From a recipe to what is trained: the tokenizer, the terms of its loss, its critic."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import nn
 from arimage.registry import unknown_name
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.tokenizers.registry import TOKENIZERS
+from arimage.tokenizers.requantize import with_quantizer
 from arimage.training.losses.registry import CRITICS, LOSSES
 from arimage.training.objective import Adversary, Objective, Term
 from arimage.training.small import scales_to
@@ -48,12 +50,15 @@ def new_tokenizer(fields: dict[str, Any], seed: int) -> ImageTokenizer:
     return cls(cls.config_class(**values))
 
 
-def started_tokenizer(start: str, variant: str | None, quantizer: str | None) -> ImageTokenizer:
+def started_tokenizer(
+    start: str, variant: str | None, quantizer: str | None, fields: dict[str, Any]
+) -> ImageTokenizer:
     """The published tokenizer that a fine-tuning starts from, in float32.
 
     Args:
         start: preset, folder or hub id.
         quantizer: another quantizer, which begins with the codes of the one there is.
+        fields: a recipe's ``tokenizer``, whose ``levels`` and ``depth`` such a quantizer takes.
 
     Raises:
         ValueError, FileNotFoundError, KeyError: as ``ImageTokenizer.from_pretrained`` and
@@ -63,9 +68,12 @@ def started_tokenizer(start: str, variant: str | None, quantizer: str | None) ->
     tokenizer = ImageTokenizer.from_pretrained(start, dtype=torch.float32, **given)
     if quantizer is None:
         return tokenizer
-    from arimage.tokenizers.warm_start import with_quantizer
-
-    return with_quantizer(tokenizer, quantizer)
+    chosen = {name: fields[name] for name in ("levels", "depth") if name in fields}
+    if quantizer in ("lfq", "bsq"):
+        chosen["vocab_size"] = 2**tokenizer.config.code_dim
+    elif "levels" in chosen:
+        chosen["vocab_size"] = math.prod(chosen["levels"])
+    return with_quantizer(tokenizer, quantizer, **chosen)
 
 
 def build_task(

@@ -144,6 +144,8 @@ class Session:
             disable=not (self.asked.progress and self.accelerator.is_main_process),
             mininterval=0.5,
         )
+        if loop.done and self.accelerator.is_main_process and self.asked.progress:
+            bar.write(f"going on after step {loop.done}: {self.images.resume_note()}")
         with Interrupt() as interrupt, bar:
             while loop.done < recipe.steps and not self._agreed(interrupt.asked):
                 self._step(next(batches))
@@ -225,7 +227,7 @@ class Session:
 def _tokenizer(run: TokenizerRun) -> ImageTokenizer:
     if run.start is None:
         return new_tokenizer(run.recipe.tokenizer, run.recipe.seed)
-    return started_tokenizer(run.start, run.variant, run.quantizer)
+    return started_tokenizer(run.start, run.variant, run.quantizer, run.recipe.tokenizer)
 
 
 def _images(run: TokenizerRun, size: int) -> TrainingImages:
