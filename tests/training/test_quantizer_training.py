@@ -1,0 +1,66 @@
+"""Every quantizer trains for 300 steps on photographs without collapse, in both tokenizers."""
+
+import numpy as np
+import pytest
+import torch
+
+from arimage.demo.photographs import halves, random_crops
+from arimage.eval.codebook import CodeCounter
+from arimage.images import from_pixels
+from arimage.tokenizers.registry import TOKENIZERS
+from arimage.training.common import Recipe
+from arimage.training.tokenizer_trainer import decode_all, encode_all, train_tokenizer
+
+SIZE, CODES = 16, 512
+FIELDS = {
+    "image_size": SIZE,
+    "downsample_factor": 2,
+    "channels": 16,
+    "channel_multipliers": [1, 1],
+    "latent_channels": 16,
+    "norm_groups": 8,
+    "vocab_size": CODES,
+    "code_dim": 8,
+}
+KINDS = {
+    "vq_ema": {},
+    "vq_cosine": {},
+    "vq_rotation": {},
+    "vq_learned": {},
+    "vq_learned_cosine": {},
+    "simvq": {},
+    "lfq": {"code_dim": 9},
+    "bsq": {"code_dim": 9},
+    "fsq": {"code_dim": 3, "levels": [8, 8, 8]},
+    "residual_vq": {"depth": 2},
+}
+SCALES = {"vq": {}, "multiscale_vq": {"scales": [1, 2, 4, 8]}}
+RECIPE = Recipe(steps=300, batch_size=16, learning_rate=3e-3, betas=(0.9, 0.99), progress=False)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    """Crops to train on, and crops of other photographs."""
+    first, second = halves()
+    return random_crops(first.train, SIZE, 400, seed=0), random_crops(second.test, SIZE, 192, seed=1)
+
+
+def error(tokenizer, ids, pixels):
+    return (decode_all(tokenizer, ids) - from_pixels(pixels)).square().mean().item()
+
+
+@pytest.mark.parametrize("family", SCALES)
+@pytest.mark.parametrize("name", KINDS)
+def test_no_codebook_collapses(name, family, pixels):
+    train, other = pixels
+    cls = TOKENIZERS[family]
+    torch.manual_seed(0)
+    fields = {**FIELDS, **KINDS[name], **SCALES[family], "quantizer": name}
+    tokenizer, history = train_tokenizer(cls(cls.config_class(**fields)), train, RECIPE)
+    ids, counter = encode_all(tokenizer, other), CodeCounter(CODES)
+    counter.add(ids)
+    assert counter.counts.sum() >= 20 * CODES
+    assert counter.use.share > 0.5
+    assert np.mean(history.parts["codebook use"][-5:]) > 0.5
+    assert error(tokenizer, ids, other) < 0.3 * from_pixels(other).var().item()
+    assert error(tokenizer, ids.flip(0), other) > 2 * error(tokenizer, ids, other)
