@@ -21,6 +21,7 @@ import arimage.auto  # noqa: F401  (registers with AutoModel)
 from arimage import pretrained
 from arimage.ar.llama import LlamaConfig, LlamaModel
 from arimage.ar.var import VARConfig
+from arimage.tokenizers.base import ImageTokenizer
 from arimage.tokenizers.multiscale_vq import MultiScaleVQTokenizer
 from arimage.tokenizers.vq import VQTokenizer, VQTokenizerConfig
 
@@ -214,6 +215,27 @@ def test_a_config_keeps_its_values_and_nothing_else(tmp_path):
         for name in config.own_fields():
             before, after = getattr(config, name), getattr(again, name)
             assert after == (list(before) if isinstance(before, tuple) else before)
+
+
+# Of packaged presets, before configs had a depth; tokens on disk carry it.
+IDENTITIES = {
+    "digits-var": "7ed979a6a6b6e790a9795f3c576c0f77867572bc2aa7307062aeeb8bd5f40d25",
+    "digits-llamagen": "4d1d1168dcd78de8056547eab0236558ff19103b966b86fc0903bacd22ed635a",
+}
+
+
+@pytest.mark.parametrize("preset", IDENTITIES)
+def test_a_file_older_than_a_field_is_the_same_model_as_ever(preset, tmp_path, monkeypatch):
+    tokenizer = ImageTokenizer.from_pretrained(preset)
+    assert tokenizer.config.depth == 1
+    assert pretrained.identity(tokenizer) == IDENTITIES[preset]
+    tokenizer.save_pretrained(tmp_path)
+    assert pretrained.identity(ImageTokenizer.from_pretrained(tmp_path)) == IDENTITIES[preset]
+    tokenizer.config.depth = 2
+    assert pretrained.identity(tokenizer) != IDENTITIES[preset]
+    monkeypatch.setattr(VQTokenizerConfig, "newer", ())
+    with pytest.raises(ValueError, match="the config lacks depth"):
+        ImageTokenizer.from_pretrained(preset)
 
 
 def test_a_folder_without_a_config_or_with_a_broken_one_is_told(folder):

@@ -138,6 +138,22 @@ def test_the_codebook_is_left_alone_while_training(name):
     assert all(torch.equal(before[key], value) for key, value in tokenizer.state_dict().items())
 
 
+@pytest.mark.parametrize(("name", "quantizer"), TOKENIZER_CASES)
+def test_mixed_precision_stays_outside_of_the_codebook(name, quantizer):
+    tokenizer = make_tokenizer(name, quantizer)
+    latents = latents_of(tokenizer, 4)
+    own = tokenizer.quantize(latents)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(
+            perturb(tokenizer, latents, Perturbation(alpha=0.0, delta=1), range(4)), own.ids
+        )
+        mixed = tokenizer.train(quantizer != "gumbel").quantize(latents)
+        assert tokenizer.quantize(latents.bfloat16()).codes.dtype == torch.float32
+    assert torch.equal(mixed.ids, own.ids)
+    assert torch.allclose(mixed.codes, own.codes, atol=1e-6)
+    assert mixed.loss.dtype == torch.float32
+
+
 @pytest.mark.parametrize("name", ["vq", "multiscale_vq"])
 def test_pixels_in_pixels_out(tokenizers, name):
     tokenizer = tokenizers(name, "vq_learned")

@@ -80,18 +80,18 @@ def perturb(
     check_delta(tokenizer, perturbation)
     slots = tokenizer.slots
     replaced, ranks = _draw(perturbation, seeds, slots.num_slots)
+    latents = latents.to(tokenizer.dtype)
     canvas, found = torch.zeros_like(latents), []
-    for scale in range(slots.num_scales):
-        start, stop = slots.span(scale)
-        rows = tokenizer.view(latents - canvas, scale)
-        ids = tokenizer.quantizer.nearest(rows)
-        here = replaced[:, start:stop].to(ids.device)
-        ids[here] = _ranked(
-            tokenizer.quantizer, rows[here], ids[here], ranks[:, start:stop].to(ids.device)[here]
-        )
-        places = torch.arange(start, stop, device=ids.device)
-        canvas = tokenizer.fuse(canvas, scale, places, tokenizer.lookup(ids))
-        found.append(ids)
+    with torch.autocast(latents.device.type, enabled=False):  # as in ``quantize``
+        for scale in range(slots.num_scales):
+            start, stop = slots.span(scale)
+            rows = tokenizer.view(latents - canvas, scale)
+            ids = tokenizer.quantizer.nearest(rows)
+            here, rank = (part[:, start:stop].to(ids.device) for part in (replaced, ranks))
+            ids[here] = _ranked(tokenizer.quantizer, rows[here], ids[here], rank[here])
+            places = torch.arange(start, stop, device=ids.device)
+            canvas = tokenizer.fuse(canvas, scale, places, tokenizer.lookup(ids))
+            found.append(ids)
     return torch.cat(found, dim=1)
 
 
