@@ -85,5 +85,5 @@ def train_generator(
     typer.echo(f"saved: {out}")
 
 
-train_app.command("tokenizer")(cli_tokenizer.train)
-finetune_app.command("tokenizer")(cli_tokenizer.finetune)
+train_app.add_typer(cli_tokenizer.train_app)
+finetune_app.add_typer(cli_tokenizer.finetune_app)
