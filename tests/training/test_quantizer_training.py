@@ -61,5 +61,5 @@ def test_no_codebook_collapses(name, family, pixels):
     counter.add(ids)
     assert counter.counts.sum() >= 20 * CODES
     assert counter.use.share > 0.5
-    assert error(tokenizer, ids, other) < 0.5 * from_pixels(other).var().item()
+    assert error(tokenizer, ids, other) < 0.6 * from_pixels(other).var().item()
     assert error(tokenizer, ids.flip(0), other) > 2 * error(tokenizer, ids, other)
