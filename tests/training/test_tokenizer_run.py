@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 from PIL import Image
 from tiny import sentence
 from tokenizer_runs import (
@@ -267,6 +269,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(data, whole):
     [
         ({"parts": ["decodr"]}, "got parts ['decodr'] to train"),
         ({"parts": ["encoder"]}, "train the decoder too, or set adversarial.adaptive=false"),
+        ({"losses": {"codebook": {"weight": 1.0}}}, "give one of l1, l2, perceptual, or set adv"),
         ({"micro_batches": 3}, "got batch_size 4 for 1 processes with 3 micro-batches"),
         ({"tokenizer": {}}, "the recipe says nothing of a new tokenizer"),
         ({"tokenizer": {**TOKENIZER, "chanels": 3}}, "Did you mean 'channels'"),
@@ -307,6 +310,44 @@ def test_tensorboard_has_the_curves_and_the_samples(data, tmp_path):
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
     assert events.Images("samples")
+
+
+def test_other_trackers_get_pictures_as_they_take_them(data, tmp_path, monkeypatch):
+    class Wandb(GeneralTracker):
+        """Signatures of accelerate's and of ``wandb.Run.log``."""
+
+        name, requires_logging_directory, pictures = "wandb", False, []
+
+        def __init__(self):
+            super().__init__()
+
+        @property
+        def tracker(self):
+            return None
+
+        def store_init_configuration(self, values):
+            pass
+
+        def log(self, values, step=None):
+            pass
+
+        def log_images(self, values, step=None, **kwargs):
+            for name, images in values.items():
+                self.log({name: list(images)}, step=step, **kwargs)
+                self.pictures.append((step, images.shape[0], images.shape[-1]))
+
+    tracker = Wandb()
+    monkeypatch.setattr(Accelerator, "init_trackers", lambda self, *_, **__: None)
+    real = tokenizer_run.make_accelerator
+
+    def made(*arguments):
+        accelerator = real(*arguments)
+        accelerator.trackers = [tracker]
+        return accelerator
+
+    monkeypatch.setattr(tokenizer_run, "make_accelerator", made)
+    go(data, tmp_path / "run", recipe(steps=4))
+    assert tracker.pictures == [(4, 1, 3)]
 
 
 def test_a_sample_sheet_shows_the_first_images(data, whole):
