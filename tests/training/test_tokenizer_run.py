@@ -27,6 +27,7 @@ from arimage.tokenizers.base import ImageTokenizer
 from arimage.training import checkpoints, tokenizer_run
 from arimage.training.loop import Loop
 from arimage.training.run_folder import LOSSES, read_lines
+from arimage.training.tokenizer_build import new_tokenizer
 from arimage.training.tokenizer_recipe import recipe_names
 
 PARTS = {
@@ -208,6 +209,13 @@ def test_another_quantizer_begins_with_the_codes_there_are(data, whole, tmp_path
     given = recipe(steps=1, adversarial=None)
     go(data, tmp_path / "run", given, start=str(whole), quantizer=name)
     assert ImageTokenizer.from_pretrained(tmp_path / "run").config.quantizer == name
+
+
+def test_signs_of_many_numbers_are_too_many_codes(data, tmp_path):
+    given = {**TOKENIZER, "code_dim": 32, "latent_channels": 8}
+    new_tokenizer(given, 0).save_pretrained(tmp_path / "start")
+    with pytest.raises(ValueError, match=r"2 \*\* 32 codes; at most 2 \*\* 24"):
+        go(data, tmp_path / "run", start=str(tmp_path / "start"), quantizer="lfq")
 
 
 @pytest.mark.parametrize("name", recipe_names())
