@@ -318,6 +318,14 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, capsys):
     assert "pip install 'arimage[demo]'" in message
 
 
+def test_a_missing_tracker_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    options = ("--config", "vqgan", "--perceptual", "none", "--tracker", "wandb")
+    paths = ("--data", tmp_path, "--out", tmp_path / "out")
+    message = fails(monkeypatch, capsys, "train", "tokenizer", *options, *paths)
+    assert message.rstrip().endswith("pip install wandb")
+
+
 def test_parse_classes():
     assert parse_classes("0-3, 7,cat") == [0, 1, 2, 3, 7, "cat"]
     for text in ("", " , ", "9-0"):

@@ -12,6 +12,8 @@ import typer
 
 from arimage import cli_evaluate, cli_train
 
+TRACKERS = ("wandb", "trackio")  # packages that no extra of this one brings
+
 if TYPE_CHECKING:
     from arimage.generator import ImageGenerator
 
@@ -318,7 +320,8 @@ def main() -> None:
         typer.echo(f"arimage: {text}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        text = f"this command needs {error.name}; install it with pip install 'arimage[demo]'"
+        package = error.name if error.name in TRACKERS else "'arimage[demo]'"
+        text = f"this command needs {error.name}; install it with pip install {package}"
         typer.echo(f"arimage: {text}", err=True)
         sys.exit(2)
 

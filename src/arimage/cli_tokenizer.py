@@ -130,9 +130,10 @@ def _run(config: str, changes: list[str], **fields: Any) -> None:
         typer.echo(f"{len(outcome.skipped)} broken images were skipped: {names}", err=True)
     if not outcome.finished:
         again = [word for word in sys.argv[1:] if word != "--resume"]
+        several = int(os.environ.get("WORLD_SIZE", 1)) > 1
         typer.echo(
-            f"stopped after step {outcome.done} of {run.recipe.steps}, which is saved; go on with: "
-            f"arimage {shlex.join(again)} --resume",
+            f"stopped after step {outcome.done} of {run.recipe.steps}, which is saved; go on with"
+            f"{' the same launcher and' * several}: arimage {shlex.join(again)} --resume",
             err=True,
         )
         raise typer.Exit(130)

@@ -102,6 +102,20 @@ def test_the_adaptive_weight_is_the_ratio_of_gradients():
         adaptive_weight(first, second, layer)
 
 
+def test_the_adaptive_weight_survives_half_precision():
+    torch.manual_seed(0)
+    last = torch.nn.Conv2d(8, 3, 3, padding=1)
+    maps, images = torch.randn(8, 8, 128, 128), torch.randn(8, 3, 128, 128)
+    critic = torch.nn.Conv2d(3, 1, 8, stride=8)
+    ratios = []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.float16, enabled=half):
+            made = images + 0.02 * last(maps).float()  # a pixel's gradient is about 1e-7
+            loss, other = (made - images).square().mean(), critic(made).float().mean()
+            ratios.append(adaptive_weight(loss, other, last.weight).item())
+    assert ratios[1] == pytest.approx(ratios[0], rel=0.02)
+
+
 @pytest.mark.parametrize("name", ["vq", "multiscale_vq", "vq maskgit"])
 def test_the_last_layers_are_the_networks(pass_of, name):
     seen = pass_of(name)

@@ -8,7 +8,14 @@ from tiny import sentence
 from torch import nn
 
 from arimage.training.common import Loss, Recipe
-from arimage.training.loop import Loop, Moment, Player, largest_gradients, step_seed
+from arimage.training.loop import (
+    Loop,
+    Moment,
+    Player,
+    largest_gradients,
+    moving_average,
+    step_seed,
+)
 
 RECIPE = Recipe(steps=8, learning_rate=0.05, ema_decay=0.5, gradient_clip=0.5, progress=False)
 
@@ -98,8 +105,24 @@ def test_the_result_is_the_average_of_the_weights():
     assert torch.equal(loop.result.weight, first)
     loop.step(batches()[1])
     second = loop.task.model.weight.detach()
-    assert torch.allclose(loop.result.weight, (first + second) / 2)
+    assert torch.allclose(loop.result.weight, (2 * first + 9 * second) / 11)
     assert not torch.equal(first, second)
+
+
+def test_a_slow_average_of_a_short_training_has_left_the_start():
+    task = Rivals(critic=False)
+    task.players = [replace(task.players[0], recipe=replace(RECIPE, ema_decay=0.9999))]
+    loop = Loop(task, replace(RECIPE, ema_decay=0.9999, steps=60))
+    start = task.model.weight.detach().clone()
+    for batch in batches(60):
+        loop.step(batch)
+    whole = (task.model.weight - start).norm()
+    assert (loop.result.weight - start).norm() > 0.7 * whole
+    assert not torch.equal(loop.result.weight, task.model.weight)
+    decay = moving_average(0.5)
+    averaged, current = [torch.zeros(1)], [torch.ones(1)]
+    decay(averaged, current, torch.tensor(100))
+    assert averaged[0] == 0.5  # the decay that was asked for, once it is reached
 
 
 def test_micro_batches_give_the_gradients_of_the_whole_batch():

@@ -78,6 +78,9 @@ def test_changes():
         ("steps=many", "got 'many' for the recipe field steps; expected int"),
         ("data.flip=often", "got 'often' for the recipe field data.flip; expected float"),
         ("precision=fp8", "expected no, bf16 or fp16"),
+        ("optimizer.betas=[0.5]", "got betas [0.5]; expected two numbers"),
+        ("adversarial.betas=[0.5, 1.0]", "got betas [0.5, 1.0]; expected two numbers"),
+        ("losses.l1.weight=much", "got 'much' for the recipe field losses.l1.weight"),
         ("steps", "write a field and its value"),
     ],
 )

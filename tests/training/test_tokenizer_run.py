@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 from PIL import Image
 from tiny import sentence
 from tokenizer_runs import (
@@ -25,6 +27,7 @@ from arimage.tokenizers.base import ImageTokenizer
 from arimage.training import checkpoints, tokenizer_run
 from arimage.training.loop import Loop
 from arimage.training.run_folder import LOSSES, read_lines
+from arimage.training.tokenizer_build import new_tokenizer
 from arimage.training.tokenizer_recipe import recipe_names
 
 PARTS = {
@@ -208,6 +211,13 @@ def test_another_quantizer_begins_with_the_codes_there_are(data, whole, tmp_path
     assert ImageTokenizer.from_pretrained(tmp_path / "run").config.quantizer == name
 
 
+def test_signs_of_many_numbers_are_too_many_codes(data, tmp_path):
+    given = {**TOKENIZER, "code_dim": 32, "latent_channels": 8}
+    new_tokenizer(given, 0).save_pretrained(tmp_path / "start")
+    with pytest.raises(ValueError, match=r"2 \*\* 32 codes; at most 2 \*\* 24"):
+        go(data, tmp_path / "run", start=str(tmp_path / "start"), quantizer="lfq")
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_runs_a_step(data, weights, tmp_path, name):
     outcome = go(data, tmp_path / "run", named(name, weights))
@@ -267,6 +277,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(data, whole):
     [
         ({"parts": ["decodr"]}, "got parts ['decodr'] to train"),
         ({"parts": ["encoder"]}, "train the decoder too, or set adversarial.adaptive=false"),
+        ({"losses": {"codebook": {"weight": 1.0}}}, "give one of l1, l2, perceptual, or set adv"),
         ({"micro_batches": 3}, "got batch_size 4 for 1 processes with 3 micro-batches"),
         ({"tokenizer": {}}, "the recipe says nothing of a new tokenizer"),
         ({"tokenizer": {**TOKENIZER, "chanels": 3}}, "Did you mean 'channels'"),
@@ -307,6 +318,44 @@ def test_tensorboard_has_the_curves_and_the_samples(data, tmp_path):
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
     assert events.Images("samples")
+
+
+def test_other_trackers_get_pictures_as_they_take_them(data, tmp_path, monkeypatch):
+    class Wandb(GeneralTracker):
+        """Signatures of accelerate's and of ``wandb.Run.log``."""
+
+        name, requires_logging_directory, pictures = "wandb", False, []
+
+        def __init__(self):
+            super().__init__()
+
+        @property
+        def tracker(self):
+            return None
+
+        def store_init_configuration(self, values):
+            pass
+
+        def log(self, values, step=None):
+            pass
+
+        def log_images(self, values, step=None, **kwargs):
+            for name, images in values.items():
+                self.log({name: list(images)}, step=step, **kwargs)
+                self.pictures.append((step, images.shape[0], images.shape[-1]))
+
+    tracker = Wandb()
+    monkeypatch.setattr(Accelerator, "init_trackers", lambda self, *_, **__: None)
+    real = tokenizer_run.make_accelerator
+
+    def made(*arguments):
+        accelerator = real(*arguments)
+        accelerator.trackers = [tracker]
+        return accelerator
+
+    monkeypatch.setattr(tokenizer_run, "make_accelerator", made)
+    go(data, tmp_path / "run", recipe(steps=4))
+    assert tracker.pictures == [(4, 1, 3)]
 
 
 def test_a_sample_sheet_shows_the_first_images(data, whole):

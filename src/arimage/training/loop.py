@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from arimage.training.common import Loss, Recipe, parameter_groups
 
@@ -130,7 +130,7 @@ class Loop:
             self._prepare(player)
         self.average = None
         if recipe.ema_decay is not None:
-            average = get_ema_multi_avg_fn(recipe.ema_decay)
+            average = moving_average(recipe.ema_decay)
             self.average = AveragedModel(task.model, multi_avg_fn=average)
 
     def _prepare(self, player: Player) -> None:
@@ -263,6 +263,22 @@ class Loop:
 
 
 Hook = Callable[[Loop, dict[str, float]], None]
+
+
+def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """What moves averaged weights towards those of a step, for ``AveragedModel``.
+
+    The decay grows to ``decay`` as in latent diffusion (CompVis/latent-diffusion@a506df5
+    ldm/modules/ema.py) and MaskBit: a decay of 0.9999 alone would leave mostly the weights of the
+    first step after fewer than ten thousand.
+    """
+
+    @torch.no_grad()
+    def move(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        grown = (1 + int(count)) / (10 + int(count))
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, grown))
+
+    return move
 
 
 def mean_of(losses: Sequence[Loss]) -> dict[str, Tensor]:

@@ -91,6 +91,11 @@ class Objective(nn.Module):
         for term in terms.values():
             term.loss.prepare(tokenizer)
 
+    @property
+    def reconstructs(self) -> bool:
+        """Whether a term compares images."""
+        return not set(self.weights).isdisjoint(RECONSTRUCTION)
+
     def forward(self, batch: Images, moment: Moment) -> tuple[Loss, Seen]:
         """The weighted loss, its unweighted parts by name, and what was seen."""
         seen = self.see(batch, moment)

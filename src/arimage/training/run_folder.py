@@ -62,9 +62,8 @@ class RunFolder:
         """Writes the record; forgets what was measured after step ``done``."""
         write_json(self.path / RUN, record)
         losses = self.path / LOSSES
-        rows = read_lines(losses)
-        if len(rows) > done or not losses.exists():
-            text = "".join(json.dumps(row) + "\n" for row in rows[:done])
+        text = "".join(json.dumps(row) + "\n" for row in read_lines(losses)[:done])
+        if not losses.exists() or losses.read_text(encoding="utf-8") != text:
             write_text(losses, text)
 
     def note(self, step: int, measured: dict[str, float]) -> None:

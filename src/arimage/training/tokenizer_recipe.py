@@ -55,6 +55,7 @@ class OptimizerFields:
         for name in ("warmup", "final"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"got {name} {getattr(self, name)}; expected a share, 0 to 1")
+        check_betas(self.betas)
 
     def recipe(self, steps: int, batch_size: int, seed: int) -> Recipe:
         """For the loop."""
@@ -70,6 +71,13 @@ class OptimizerFields:
             ema_decay=self.ema_decay,
             seed=seed,
         )
+
+
+def check_betas(betas: Sequence[float]) -> None:
+    """Raises ValueError unless they are two decays."""
+    numbers = [b for b in betas if isinstance(b, (int, float)) and 0 <= b < 1]
+    if len(betas) != 2 or numbers != list(betas):
+        raise ValueError(f"got betas {list(betas)}; expected two numbers from 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +110,8 @@ class AdversarialFields:
         check_kind(self.loss)
         if self.start < 0:
             raise ValueError(f"got start {self.start}; expected a step or a share of the steps")
+        if self.betas is not None:
+            check_betas(self.betas)
 
     def start_step(self, steps: int) -> int:
         """The step with which it starts."""
@@ -170,6 +180,7 @@ class TokenizerRecipe:
                 raise KeyError(unknown_name("loss", name, LOSSES))
             if not isinstance(settings, dict) or "weight" not in settings:
                 raise ValueError(f"the loss {name!r} has no weight; write {name}: {{weight: 1.0}}")
+            _fitted(f"losses.{name}.weight", settings["weight"], float | None)
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> "TokenizerRecipe":

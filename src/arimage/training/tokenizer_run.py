@@ -188,8 +188,9 @@ class Session:
         grid = sample_grid(self.loop.result, self.samples.numpy())
         write_png(self.folder.sample_path(done), grid)
         for tracker in self.accelerator.trackers:
-            if hasattr(tracker, "log_images"):
-                tracker.log_images({"samples": grid[None]}, step=done, dataformats="NHWC")
+            if hasattr(tracker, "log_images"):  # others than TensorBoard know no format
+                options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({"samples": grid[None]}, step=done, **options)
 
     def _save(self) -> None:
         from accelerate.utils import gather_object

@@ -12,7 +12,7 @@ from arimage.tokenizers.base import ImageTokenizer
 from arimage.training.common import Loss, Recipe
 from arimage.training.loop import Moment, Player
 from arimage.training.losses.adversarial import LeCam, critic_loss
-from arimage.training.objective import Adversary, Images, Objective
+from arimage.training.objective import RECONSTRUCTION, Adversary, Images, Objective
 from arimage.training.processes import gathered, rank
 
 PARTS = {  # of a tokenizer that can be frozen, and their modules
@@ -42,7 +42,8 @@ class TokenizerTask:
         parts: of the tokenizer that are trained, of ``PARTS``; the others keep every bit.
 
     Raises:
-        ValueError: a part that does not exist, an adaptive weight on a frozen decoder.
+        ValueError: a part that does not exist, an adaptive weight on a frozen decoder or without a
+            reconstruction loss.
     """
 
     def __init__(
@@ -60,6 +61,11 @@ class TokenizerTask:
             raise ValueError(
                 f"got parts {list(parts)} with an adaptive adversarial weight, which is measured "
                 "at the decoder; train the decoder too, or set adversarial.adaptive=false"
+            )
+        if adversary is not None and adversary.adaptive and not objective.reconstructs:
+            raise ValueError(
+                "got an adaptive adversarial weight without a loss that it is balanced with; give "
+                f"one of {', '.join(RECONSTRUCTION)}, or set adversarial.adaptive=false"
             )
         self.players = [Player(TOKENIZER, objective, rates.tokenizer)]
         if adversary is not None:
@@ -154,7 +160,8 @@ class TokenizerTask:
 
 
 def freeze_all_but(tokenizer: ImageTokenizer, parts: Sequence[str]) -> None:
-    """Parameters of other parts get no gradient.
+    """Parameters of other parts get no gradient, nor does a phi that no token map uses: several
+    processes would wait for it.
 
     Raises:
         ValueError: no part, or an unknown one.
@@ -167,3 +174,6 @@ def freeze_all_but(tokenizer: ImageTokenizer, parts: Sequence[str]) -> None:
         for name in PARTS[part]:
             if hasattr(tokenizer, name):
                 getattr(tokenizer, name).requires_grad_(True)
+    for k, phi in enumerate(getattr(tokenizer, "phi", ())):
+        if k not in tokenizer.phi_of_scale:
+            phi.requires_grad_(False)

@@ -28,6 +28,7 @@ KINDS = ("hinge", "vanilla", "non_saturating")
 LIMIT = 1e4  # of the adaptive weight; vqperceptual.py, as above
 # Added to the gradient it divides by; vqperceptual.py. The paper has 1e-6.
 DELTA = 1e-4
+SCALE = 2**12  # of losses whose gradients are compared: in float16 those of means of pixels vanish
 LECAM_DECAY = 0.999  # maskbit@5ea3d73 modeling/modules/losses.py; 0.99 in the paper's code
 
 
@@ -129,7 +130,7 @@ def adaptive_weight(
             "false in the recipe"
         )
     first, second = (
-        torch.autograd.grad(loss, last_layer, retain_graph=True)[0]
+        precise(torch.autograd.grad(SCALE * loss, last_layer, retain_graph=True)[0]) / SCALE
         for loss in (reconstruction_loss, other_loss)
     )
     ratio = _norm(first) / (_norm(second) + DELTA)
