@@ -128,6 +128,9 @@ def _run(config: str, changes: list[str], **fields: Any) -> None:
     if outcome.skipped:
         names = "; ".join(outcome.skipped[:5]) + "; ..." * (len(outcome.skipped) > 5)
         typer.echo(f"{len(outcome.skipped)} broken images were skipped: {names}", err=True)
+    if not outcome.finished and not outcome.done:
+        typer.echo("stopped before the first step; nothing is saved", err=True)
+        raise typer.Exit(130)
     if not outcome.finished:
         again = [word for word in sys.argv[1:] if word != "--resume"]
         several = int(os.environ.get("WORLD_SIZE", 1)) > 1

@@ -366,3 +366,27 @@ def test_a_sample_sheet_shows_the_first_images(data, whole):
         Path(whole / "samples" / "step-00000004.png").read_bytes()
         != Path(whole / "samples" / "step-00000006.png").read_bytes()
     )
+
+
+def test_a_run_may_go_on_with_other_saves_and_samples(data, whole):
+    before = weights_of(whole)
+    assert go(data, whole, recipe(save_every=3, keep=1, sample_every=1), resume=True).finished
+    assert same(before, weights_of(whole))
+
+
+def test_a_critic_that_never_starts_needs_no_weights(data, tmp_path):
+    unreachable = {"start": 50, "critic": "frozen_features", "settings": {"model": "no/such"}}
+    outcome = go(data, tmp_path / "run", recipe(steps=2, adversarial=unreachable))
+    assert outcome.finished
+    assert "critic" not in outcome.measured
+
+
+def test_a_full_disk_while_a_sheet_is_written_is_told(data, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tokenizer_run, "write_png", full)
+    with pytest.raises(OSError) as caught:
+        go(data, tmp_path / "run")
+    assert "cannot save what step 4 measured" in sentence(caught)
+    assert "the state of step 2 is whole" in sentence(caught)

@@ -58,14 +58,18 @@ class Checkpoints:
                     file.flush()
                     os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            steps = self.steps()
-            last = f"the state of step {steps[-1]} is whole" if steps else "no state is saved"
-            raise OSError(
-                f"cannot save step {step} in {self.folder} ({_reason(error)}); {_free(self.folder)}, "
-                f"{last}: make room and go on with --resume"
-            ) from error
+            raise self.failed(f"step {step}", error) from error
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.path(old), ignore_errors=True)
+
+    def failed(self, what: str, error: Exception) -> OSError:
+        """The error of something that could not be written; says which state is whole."""
+        steps = self.steps()
+        last = f"the state of step {steps[-1]} is whole" if steps else "no state is saved"
+        return OSError(
+            f"cannot save {what} in {self.folder.parent} ({_reason(error)}); "
+            f"{_free(self.folder.parent)}, {last}: make room and go on with --resume"
+        )
 
     def load(self) -> dict[str, Any] | None:
         """The newest state that can be read, on the CPU; None where there is none.

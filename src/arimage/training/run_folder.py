@@ -15,7 +15,8 @@ from arimage.files import read_json, write_json, write_text
 from arimage.training.checkpoints import Checkpoints
 
 RUN, LOSSES, SAMPLES, CHECKPOINTS = "run.json", "losses.jsonl", "samples", "checkpoints"
-UNCOMPARED = ("versions",)
+# What decides nothing of the weights: may be another when a run goes on.
+UNCOMPARED = ("versions", "recipe.save_every", "recipe.keep", "recipe.sample_every")
 
 
 class RunFolder:
@@ -48,7 +49,7 @@ class RunFolder:
         changed = [
             key
             for key in dict.fromkeys([*old, *new])
-            if key.split(".")[0] not in UNCOMPARED and old.get(key) != new.get(key)
+            if not key.startswith(UNCOMPARED) and old.get(key) != new.get(key)
         ]
         if changed:
             key = changed[0]

@@ -110,9 +110,11 @@ def build_task(
     return TokenizerTask(objective, adversary, _rates(recipe), recipe.parts)
 
 
-def _adversary(recipe: TokenizerRecipe, fields: AdversarialFields) -> Adversary:
-    critic = _made(CRITICS[fields.critic], f"critic {fields.critic!r}", fields.settings)
+def _adversary(recipe: TokenizerRecipe, fields: AdversarialFields) -> Adversary | None:
     start = fields.start_step(recipe.steps)
+    if start >= recipe.steps:  # needs no weights for what it never does
+        return None
+    critic = _made(CRITICS[fields.critic], f"critic {fields.critic!r}", fields.settings)
     return Adversary(critic, fields.loss, fields.weight, fields.adaptive, start, fields.lecam)
 
 

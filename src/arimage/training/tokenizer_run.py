@@ -177,10 +177,13 @@ class Session:
         self.measured = self.loop.step(self._to_device(batch))
         done, recipe = self.loop.done, self.asked.recipe
         if self.accelerator.is_main_process:
-            self.folder.note(done, self.measured)
-            self.accelerator.log(self.measured, step=done)
-            if done % recipe.sample_every == 0 or done == recipe.steps:
-                self._show(done)
+            try:
+                self.folder.note(done, self.measured)
+                self.accelerator.log(self.measured, step=done)
+                if done % recipe.sample_every == 0 or done == recipe.steps:
+                    self._show(done)
+            except OSError as error:
+                raise self.folder.checkpoints.failed(f"what step {done} measured", error) from error
 
     def _show(self, done: int) -> None:
         """A sheet of what the averaged tokenizer makes of the first images."""
