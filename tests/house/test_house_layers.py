@@ -24,7 +24,7 @@ LEAVES = {  # may be imported by every room; among themselves only as said here
     "sheets": {"images", "shapes"},
     "outputs": {"images"},
     "slots": {"shapes"},
-    "pretrained": {"files", "registry"},
+    "pretrained": {"files", "hub", "registry"},
     "checkpoint": {"pretrained"},
     "text": {"pretrained"},
 }
@@ -34,7 +34,7 @@ ROOMS = {  # what each part may import besides itself and the leaves
     "eval": set(),
     "sampling": {"ar.base", "ar.orders.base"},
     "convert": {"tokenizers", "ar"},
-    "parts": {"tokenizers", "ar"},
+    "parts": {"tokenizers", "ar", "convert"},
     "generator": {"tokenizers", "ar", "sampling", "convert", "parts", "generated"},
     "generated": {"eval.protocols", "eval.sources", "generator", "sampling"},
     "evaluation": {"convert", "eval", "generator"},
