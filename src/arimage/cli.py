@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from arimage import cli_evaluate, cli_train
+from arimage import cli_evaluate, cli_publish, cli_train
 
 if TYPE_CHECKING:
     from arimage.generator import ImageGenerator
 
 app = typer.Typer(
     name="arimage",
-    help="Autoregressive image generation: demo, generate, reconstruct, edit, train, evaluate.",
+    help="Autoregressive image generation: demo, generate, edit, train, evaluate, push, ...",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -255,6 +255,7 @@ def parse_scales(text: str) -> list[int]:
 
 app.add_typer(cli_train.app)
 app.add_typer(cli_evaluate.app)
+app.add_typer(cli_publish.app)
 
 
 @app.command("ls")

@@ -21,6 +21,7 @@ from arimage.images import from_pixels, native_pixels, to_pil, to_pixels
 from arimage.outputs import GeneratorOutput, Origin, Preview, check_output_type, gathered, packed
 from arimage.parts import check_fit, load_part, make_order, save_parts
 from arimage.pretrained import check_device, default_dtype
+from arimage.publish import Publishable
 from arimage.sampling.conditions import Conditions, Labels, Prompts, Rows, asked, kind, rows_for
 from arimage.sampling.editing import check_known, known_tokens, paste_kept, read_masks
 from arimage.sampling.labels import count_images
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from arimage.generated import GeneratedImages
 
 
-class ImageGenerator:
+class ImageGenerator(Publishable):
     """A tokenizer, a transformer and sampling defaults; callable.
 
     Args:

@@ -114,7 +114,7 @@ def _snapshot(repo_id: str, access: Access, inside: str, names: Sequence[str]) -
     options = {**access.options, "allow_patterns": [str(Path(inside) / name) for name in names]}
     try:
         folder = Path(patient(lambda: snapshot_download(repo_id, **options))) / inside
-    except _failures() as error:
+    except failures() as error:
         kind, reason = explained(error, repo_id, access)
         raise kind(
             f"cannot get {repo_id!r} from the hub: {reason}; or give a local folder or one of the "
@@ -136,7 +136,7 @@ def fetch(repo_id: str, file: str, access: Access | None = None) -> Path:
     access = access or Access()
     try:
         path = Path(patient(lambda: hf_hub_download(repo_id, file, **access.options)))
-    except _failures() as error:
+    except failures() as error:
         kind, reason = explained(error, repo_id, access)
         raise kind(
             f"cannot get the file {file} of the hub repository {repo_id} ({reason}); or download "
@@ -187,7 +187,7 @@ def patient(call: Callable[[], T]) -> T:
     for wait in WAITS:
         try:
             return call()
-        except _failures() as error:
+        except failures() as error:
             response = _response(error)
             if response is None or response.status_code not in PASSING:
                 raise
@@ -200,6 +200,8 @@ def explained(error: BaseException, repo_id: str, access: Access) -> tuple[type[
     """What to raise for a failure of ``huggingface_hub``: a class, and why it failed."""
     from huggingface_hub import errors
 
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
     login = "log in with `hf auth login`, set HF_TOKEN or give token="
     response = _response(error)
     status = 0 if response is None else response.status_code
@@ -223,16 +225,18 @@ def explained(error: BaseException, repo_id: str, access: Access) -> tuple[type[
         return FileNotFoundError, text
     if isinstance(error, (errors.HFValidationError, errors.BadRequestError)):
         return OSError, _first_line(error)
+    if isinstance(error.__cause__, errors.FileMetadataError):
+        return OSError, "what answers there is no hub: check HF_ENDPOINT and the proxy"
     text = "it is not in the cache and the hub cannot be reached: check the network"
     return FileNotFoundError, f"{text} ({type(error.__cause__ or error).__name__})"
 
 
-def _failures() -> tuple[type[BaseException], ...]:
+def failures() -> tuple[type[BaseException], ...]:
     """What ``huggingface_hub`` raises; its client was httpx and is httpx2 since version 2."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     transport = next(cls for cls in HfHubHTTPError.__mro__ if cls.__name__ == "HTTPError")
-    return (transport, HFValidationError, OSError)
+    return (transport, HFValidationError, OSError, RuntimeError)  # the last: of an upload's thread
 
 
 def _response(error: BaseException | None) -> Any:

@@ -248,6 +248,11 @@ def _check_folder(path: Path, subfolder: str) -> None:
         )
     if path.is_dir():
         read_json(path / subfolder / "config.json")
+    if path.is_dir() and not any((path / subfolder).glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"no safetensors in {path / subfolder}; pickles are not opened here: arimage convert "
+            "FILE FOLDER makes safetensors of published ones"
+        )
 
 
 def _check_loading(path: Path, info: dict[str, Any]) -> None:

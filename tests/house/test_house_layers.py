@@ -20,6 +20,9 @@ LEAVES = {  # may be imported by every room; among themselves only as said here
     "zoo": {"registry", "zoo_llamagen"},
     "hub": {"files", "registry", "zoo"},
     "names": set(),
+    "card_rules": {"registry"},
+    "model_card": {"card_rules", "files", "zoo"},
+    "publish": {"card_rules", "files", "hub", "images", "model_card"},
     "images": {"files", "shapes"},
     "sheets": {"images", "shapes"},
     "outputs": {"images"},
@@ -44,10 +47,11 @@ ROOMS = {  # what each part may import besides itself and the leaves
     "demo": {"tokenizers", "ar", "sampling", "eval", "generator", "auto", "training"},
     "cli": {
         *("tokenizers", "ar", "sampling", "eval", "convert", "generator", "auto", "training"),
-        *("demo", "cli_evaluate", "cli_train", "evaluation"),
+        *("demo", "cli_evaluate", "cli_publish", "cli_train", "evaluation"),
     },
     "cli_evaluate": {"cli_groups", "eval", "evaluation", "evaluation_tokenizer"},
     "cli_train": {"cli_groups", "generator", "training"},
+    "cli_publish": {"generator"},
     "cli_groups": set(),
 }
 TARGET = re.compile(r"arimage(\.\w+)+(:\w+)?")
