@@ -18,6 +18,7 @@ LEAVES = {  # may be imported by every room; among themselves only as said here
     "registry": set(),
     "zoo_llamagen": set(),
     "zoo": {"registry", "zoo_llamagen"},
+    "zoo_cards": {"zoo"},
     "hub": {"files", "registry", "zoo"},
     "names": set(),
     "card_rules": {"registry"},
