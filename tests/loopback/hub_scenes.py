@@ -9,7 +9,8 @@ from pathlib import Path
 
 assert "huggingface_hub" not in sys.modules
 
-from hub_server import MINE, STRANGER, Fault, serve
+from hub_server import MINE, STRANGER, serve
+from hub_store import Fault
 
 SERVER = serve(tempfile.mkdtemp())
 

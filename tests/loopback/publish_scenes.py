@@ -8,7 +8,8 @@ import tempfile
 
 assert "huggingface_hub" not in sys.modules
 
-from hub_server import MINE, STRANGER, Fault, serve
+from hub_server import MINE, STRANGER, serve
+from hub_store import Fault
 
 SERVER = serve(tempfile.mkdtemp())
 
