@@ -111,7 +111,10 @@ def _snapshot(repo_id: str, access: Access, inside: str, names: Sequence[str]) -
     """The folder of the cache with the files of those names, their hashes checked."""
     from huggingface_hub import snapshot_download
 
-    options = {**access.options, "allow_patterns": [str(Path(inside) / name) for name in names]}
+    options = {
+        **access.options,
+        "allow_patterns": [(Path(inside) / name).as_posix() for name in names],
+    }
     try:
         folder = Path(patient(lambda: snapshot_download(repo_id, **options))) / inside
     except failures() as error:

@@ -250,7 +250,7 @@ def _check_folder(path: Path, subfolder: str) -> None:
         read_json(path / subfolder / "config.json")
     if path.is_dir() and not any((path / subfolder).glob("*.safetensors")):
         raise FileNotFoundError(
-            f"no safetensors in {path / subfolder}; pickles are not opened here: arimage convert "
+            f"no model.safetensors in {path / subfolder}; pickles are not opened: arimage convert "
             "FILE FOLDER makes safetensors of published ones"
         )
 

@@ -31,7 +31,7 @@ CARD = "README.md"
 PARTS = (".", "image_tokenizer", "transformer")
 WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 UPLOADED = ("model_index.json", "config.json", *WEIGHTS, "LICENSE*", *RECORDS)
-SHOWN = 16  # images of a sample grid that is drawn here
+SHOWN = 8  # images of a sample grid that is drawn here
 Draw = Callable[[Path], None]
 
 
@@ -104,7 +104,9 @@ def push(folder: Path, target: Target, facts: CardFacts, draw: Draw | None = Non
             "commit_message": target.commit_message or f"Upload {kind} of arimage {__version__}",
             "create_pr": target.create_pr,
             "revision": target.revision,
-            "delete_patterns": [str(Path(part) / WEIGHTS[i]) for part in PARTS for i in range(3)],
+            "delete_patterns": [
+                (Path(part) / name).as_posix() for part in PARTS for name in WEIGHTS
+            ],
         }
         try:
             repo_id = patient(lambda: _repository(api, target))
@@ -128,8 +130,9 @@ def _refused(error: BaseException, target: Target) -> OSError:
     kind, reason = explained(error, target.repo_id, Access(revision=target.revision))
     if kind is PermissionError or "no such repository" in reason:
         kind, reason = PermissionError, "this token may not write there: give another one"
-    if kind is FileNotFoundError:
-        kind, reason = ConnectionError, "the hub cannot be reached: check the network"
+    elif "not in the cache" in reason:
+        why = "check the network, and HF_HUB_OFFLINE, which switches it off"
+        kind, reason = ConnectionError, f"the hub cannot be reached: {why}"
     return kind(
         f"cannot push to {target.repo_id!r}: {reason}; what was uploaded stays, so the same push "
         "goes on from there"
@@ -206,7 +209,7 @@ def draw_samples(generator: Any, path: Path) -> None:
     classes = generator.transformer.config.num_classes
     labels = [i * classes // SHOWN if classes > SHOWN else i % classes for i in range(SHOWN)]
     pixels = generator(labels, seeds=0, output_type="pixels").images
-    write_png(path, grid(pixels, 8))
+    write_png(path, grid(pixels, SHOWN))
 
 
 def link(source: Path, target: Path) -> None:
