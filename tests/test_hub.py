@@ -103,9 +103,9 @@ from arimage import ImageGenerator
 ids = ImageGenerator.from_pretrained("me/toy")([3], seeds=[1]).ids.tolist()
 again = ImageGenerator.from_pretrained("me/toy", revision=SHA)([3], seeds=[1]).ids.tolist()
 from arimage import hub
-index = json.loads(hub.fetch("me/toy", "model_index.json", SHA).read_text())
+index = json.loads(hub.fetch("me/toy", "model_index.json", hub.Access(revision=SHA)).read_text())
 try:
-    hub.fetch("me/toy", "nothing.pth", SHA)
+    hub.fetch("me/toy", "nothing.pth", hub.Access(revision=SHA))
     absent = ""
 except FileNotFoundError as error:
     absent = str(error)

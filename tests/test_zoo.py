@@ -6,20 +6,20 @@ from pathlib import Path
 import pytest
 from tiny import sentence
 
+from arimage.card_rules import check_card, parsed
 from arimage.names import imagenet
 from arimage.sampling.settings import Settings
 from arimage.zoo import (
     PRESETS,
-    card,
     find,
     find_file,
     find_published,
     find_variant,
-    front_matter,
     markdown_table,
     packaged,
     published_tokenizer,
 )
+from arimage.zoo_cards import card, front_matter
 
 ROOT = Path(__file__).parents[1]
 MAX_BYTES = 2_000_000
@@ -47,6 +47,24 @@ def test_the_card_starts_with_the_record(name):
     text = (ROOT / "model_cards" / f"{name}.md").read_text()
     assert text.startswith(front_matter(PRESETS[name]))
     assert PRESETS[name].command in text
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_the_hub_would_accept_the_card(name):
+    preset, text = PRESETS[name], (ROOT / "model_cards" / f"{name}.md").read_text()
+    check_card(text, name)
+    head = parsed(text.split("---")[1], name)
+    assert head["license"] == preset.licence.lower()
+    assert head["parameters"] == dict(
+        zip(("transformer", "tokenizer"), preset.parameters, strict=True)
+    )
+    if preset.repo:
+        assert preset.repo in head["base_model"]
+    scores = preset.scores or preset.published
+    results = [result for entry in head.get("model-index", ()) for result in entry["results"]]
+    found = {metric["type"]: metric["value"] for r in results for metric in r["metrics"]}
+    assert found == scores
+    assert all(metric["name"] for result in results for metric in result["metrics"])
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

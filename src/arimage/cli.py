@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from arimage import cli_evaluate, cli_train
+from arimage import cli_evaluate, cli_publish, cli_train
 
 TRACKERS = ("wandb", "trackio")  # packages that no extra of this one brings
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="arimage",
-    help="Autoregressive image generation: demo, generate, reconstruct, edit, train, evaluate.",
+    help="Autoregressive image generation: demo, generate, edit, train, evaluate, push, ...",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -257,6 +257,7 @@ def parse_scales(text: str) -> list[int]:
 
 app.add_typer(cli_train.app)
 app.add_typer(cli_evaluate.app)
+app.add_typer(cli_publish.app)
 
 
 @app.command("ls")

@@ -20,34 +20,39 @@ def locate(
     name: str | Path,
     variant: str | None = None,
     tokenizer: str | Path | None = None,
-    revision: str | None = None,
+    access: hub.Access | None = None,
 ) -> Path:
     """The folder of a generator; published files are converted into the cache first.
 
     Args:
         name: preset, folder, hub id, or a published file.
-        variant: which model of a hub repository, or of a folder of published files.
+        variant: which model of a hub repository, or of a folder of published files; where they are
+            not published ones it is a folder inside, and no other is downloaded.
         tokenizer: the tokenizer's file, or a hub id that has one.
-        revision: of the hub repository.
+        access: to the hub.
 
     Raises:
         FileNotFoundError: nothing of that name, or no tokenizer. ValueError: files that do not fit.
     """
-    if Path(name).is_dir() and (Path(name) / INDEX).is_file():
-        return Path(name)
-    files, preset = sources(name, variant, tokenizer, revision)
+    for folder in (Path(name), Path(name) / (variant or "")):
+        if (folder / INDEX).is_file():
+            return folder
+    files, preset = sources(name, variant, tokenizer, access)
     if not files:
-        return hub.locate(name, revision=revision)
+        return hub.locate(name, access, variant or "")
     hints = preset.hints if preset else {}
     options = f"{__version__} {preset and preset.name}"
-    return hub.converted(files, options, lambda folder: write(files, folder, preset, **hints))
+    cache_dir = access and access.cache_dir
+    return hub.converted(
+        files, options, lambda folder: write(files, folder, preset, **hints), cache_dir
+    )
 
 
 def sources(
     name: str | Path,
     variant: str | None = None,
     tokenizer: str | Path | None = None,
-    revision: str | None = None,
+    access: hub.Access | None = None,
 ) -> tuple[list[Path], Preset | None]:
     """The published files behind a name (none for our own folders) and their preset, if known."""
     path = Path(name)
@@ -59,10 +64,10 @@ def sources(
         preset = PRESETS.get(str(name)) or find_published(str(name), variant)
         if preset is None or not preset.repo:
             return [], None
-        files = [hub.fetch(preset.repo, preset.file, revision)]
+        files = [hub.fetch(preset.repo, preset.file, access)]
         tokenizer = tokenizer or preset.tokenizer_repo
     if tokenizer is not None and files:
-        files.append(tokenizer_file(tokenizer))
+        files.append(tokenizer_file(tokenizer, access))
     return files, preset
 
 
@@ -95,8 +100,8 @@ def named(files: Sequence[Path], asked: Preset | None) -> Preset | None:
     return preset if asked is not None else replace(preset, depth=None)
 
 
-def tokenizer_file(tokenizer: str | Path) -> Path:
-    """A local file, or the published tokenizer of a hub id.
+def tokenizer_file(tokenizer: str | Path, access: hub.Access | None = None) -> Path:
+    """A local file, or the published tokenizer of a hub id (its newest revision).
 
     Raises:
         FileNotFoundError: neither.
@@ -109,7 +114,8 @@ def tokenizer_file(tokenizer: str | Path) -> Path:
             f"no tokenizer file {tokenizer}; give its path, or a hub id that has one, for example "
             "'FoundationVision/var'"
         )
-    return hub.fetch(published.tokenizer_repo, published.tokenizer_file)
+    newest = access and replace(access, revision=None)
+    return hub.fetch(published.tokenizer_repo, published.tokenizer_file, newest)
 
 
 def write(

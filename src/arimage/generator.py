@@ -3,7 +3,6 @@
 Start reading here: ``__call__`` -> ``sample`` -> ``sampling.loop.generate`` -> ``tokenizer``.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arimage import __version__
 from arimage.ar.base import Backbone, Known, State
 from arimage.ar.orders.base import Order
 from arimage.ar.registry import MODELS
 from arimage.convert import INDEX, TOKENIZER, TRANSFORMER, locate
-from arimage.files import new_files, read_json, write_json
+from arimage.files import read_json
+from arimage.hub import Access
 from arimage.images import from_pixels, native_pixels, to_pil, to_pixels
 from arimage.outputs import GeneratorOutput, Origin, Preview, check_output_type, gathered, packed
-from arimage.parts import check_fit, load_part, make_order
+from arimage.parts import check_fit, load_part, make_order, save_parts
 from arimage.pretrained import check_device, default_dtype
+from arimage.publish import Publishable
 from arimage.sampling.conditions import Conditions, Labels, Prompts, Rows, asked, kind, rows_for
 from arimage.sampling.editing import check_known, known_tokens, paste_kept, read_masks
 from arimage.sampling.labels import count_images
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from arimage.generated import GeneratedImages
 
 
-class ImageGenerator:
+class ImageGenerator(Publishable):
     """A tokenizer, a transformer and sampling defaults; callable.
 
     Args:
@@ -80,6 +80,9 @@ class ImageGenerator:
         device: torch.device | str = "cpu",
         revision: str | None = None,
         text_encoder: str | Path | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
     ) -> "ImageGenerator":
         """Loads a preset, a folder made by ``save_pretrained``, a hub id, or published files.
 
@@ -92,15 +95,19 @@ class ImageGenerator:
             tokenizer: the tokenizer's file, or a hub id that has one.
             dtype, device: of the loaded models; dtype None is bfloat16 where the device computes in
                 it, else float32. A seed makes the same image in the same dtype.
-            revision: branch, tag or commit of a hub repository.
+            revision, cache_dir, token, local_files_only: for a hub repository (``hub.Access``).
             text_encoder: folder or hub id of the text encoder, in place of the published one; it is
                 loaded with the first prompt.
 
         Raises:
             FileNotFoundError: nothing of that name; the nearest presets are named.
             ValueError: a broken or incomplete folder, or files that do not fit.
+            PermissionError, ConnectionError: as ``hub.locate``.
         """
-        folder = locate(name, variant, tokenizer, revision)
+        access = Access(
+            revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
+        )
+        folder = locate(name, variant, tokenizer, access)
         if not (folder / INDEX).is_file():
             raise FileNotFoundError(
                 f"no {INDEX} in {folder}; give a folder made by ImageGenerator.save_pretrained"
@@ -122,19 +129,9 @@ class ImageGenerator:
 
         ``dtype``: of the stored weights. A text encoder is named by the config, not written.
         """
-        index = {
-            "_class_name": type(self).__name__,
-            "_arimage_version": __version__,
-            TOKENIZER: ["arimage", type(self.tokenizer).__name__],
-            TRANSFORMER: ["arimage", type(self.transformer).__name__],
-            "sampling": self.settings.to_json(),
-            "class_names": self.class_names,
-        }
-        with new_files(folder) as temporary:
-            for part, model in ((TOKENIZER, self.tokenizer), (TRANSFORMER, self.transformer)):
-                stored = model if dtype is None else copy.deepcopy(model).to(dtype)
-                stored.save_pretrained(temporary / part)
-            write_json(temporary / INDEX, index)
+        parts = {TOKENIZER: self.tokenizer, TRANSFORMER: self.transformer}
+        about = {"sampling": self.settings.to_json(), "class_names": self.class_names}
+        save_parts(folder, type(self).__name__, parts, about, dtype)
 
     def to(self, device: torch.device | str) -> "ImageGenerator":
         """Moves both models; returns self. ValueError for a device that is not there."""

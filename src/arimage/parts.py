@@ -1,14 +1,18 @@
 """The two parts of a generator: loaded from its folder, checked against each other, joined."""
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from arimage import __version__
 from arimage.ar.base import Backbone
 from arimage.ar.orders.base import Order
 from arimage.ar.registry import ORDERS
-from arimage.files import read_json
+from arimage.convert import INDEX
+from arimage.files import new_files, read_json, write_json
 from arimage.pretrained import ArimageModel
 from arimage.registry import unknown_name
 from arimage.tokenizers.base import ImageTokenizer
@@ -64,3 +68,20 @@ def load_part(folder: Path, part: str, registry: Any, dtype: torch.dtype) -> Any
         raise ValueError(f"{path / 'config.json'}: {unknown_name(part, name, registry)}")
     cls: type[ArimageModel] = registry[name]
     return cls.from_pretrained(path, dtype=dtype)
+
+
+def save_parts(
+    folder: str | Path,
+    name: str,
+    parts: Mapping[str, ArimageModel],
+    about: dict[str, Any],
+    dtype: torch.dtype | None,
+) -> None:
+    """Writes a folder for each part, and the index with the class ``name`` and ``about``."""
+    index: dict[str, Any] = {"_class_name": name, "_arimage_version": __version__}
+    index |= {part: ["arimage", type(model).__name__] for part, model in parts.items()}
+    with new_files(folder) as temporary:
+        for part, model in parts.items():
+            stored = model if dtype is None else copy.deepcopy(model).to(dtype)
+            stored.save_pretrained(temporary / part)
+        write_json(temporary / INDEX, index | about)

@@ -22,6 +22,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
+from arimage import hub
 from arimage.files import new_files, read_json
 from arimage.registry import unknown_name
 
@@ -117,13 +118,15 @@ class ArimageModel(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path: a folder or a hub id.
-            kwargs: transformers' own (dtype, device_map, revision, subfolder, ...).
+            kwargs: transformers' own (dtype, device_map, revision, token, subfolder, ...).
 
         Raises:
             ValueError: a truncated file, missing, unexpected or wrong-shaped tensors, a bad config.
-            FileNotFoundError: no such folder, or one without config.json.
+            FileNotFoundError: no such folder, or one without config.json; and as ``hub.locate``.
         """
         path = Path(pretrained_model_name_or_path)
+        if not path.exists() and hub.is_id(pretrained_model_name_or_path):
+            path = _from_hub(str(path), kwargs)
         _check_folder(path, kwargs.get("subfolder", ""))
         with_info = kwargs.pop("output_loading_info", False)
         kwargs.setdefault("dtype", torch.float32)
@@ -132,7 +135,7 @@ class ArimageModel(PreTrainedModel):
         try:
             with quiet_transformers():
                 model, info = super().from_pretrained(
-                    pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+                    path, *args, output_loading_info=True, **kwargs
                 )
         except SafetensorError as error:
             raise ValueError(
@@ -225,6 +228,15 @@ def rebuild_buffers(model: nn.Module) -> None:
             rebuild()
 
 
+def _from_hub(repo_id: str, kwargs: dict[str, Any]) -> Path:
+    """The folder of one model; takes the hub's options out of ``kwargs``."""
+    names = [field.name for field in dataclasses.fields(hub.Access)]
+    access = hub.Access(**{name: kwargs.pop(name) for name in names if name in kwargs})
+    subfolder = kwargs.get("subfolder", "")
+    folder = hub.locate(repo_id, access, subfolder, ("",))
+    return Path(*folder.parts[: -len(Path(subfolder).parts) or None])
+
+
 def _check_folder(path: Path, subfolder: str) -> None:
     if not path.is_dir() and (path.is_absolute() or len(path.parts) > 2):
         raise FileNotFoundError(
@@ -236,6 +248,11 @@ def _check_folder(path: Path, subfolder: str) -> None:
         )
     if path.is_dir():
         read_json(path / subfolder / "config.json")
+    if path.is_dir() and not any((path / subfolder).glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"no model.safetensors in {path / subfolder}; pickles are not opened: arimage convert "
+            "FILE FOLDER makes safetensors of published ones"
+        )
 
 
 def _check_loading(path: Path, info: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from arimage.pretrained import ArimageConfig, ArimageModel
+from arimage.publish import Publishable
 from arimage.shapes import Float, Int
 from arimage.slots import SlotTable
 
@@ -60,7 +61,7 @@ class TokenizerConfig(ArimageConfig):
         return self.image_size // self.downsample_factor
 
 
-class ImageTokenizer(ArimageModel):
+class ImageTokenizer(Publishable, ArimageModel):
     """Base of all tokenizers; also the ``Fuser`` (arimage.slots) that an order is handed.
 
     Invariants, tested for every registered tokenizer: ``encode`` is deterministic in eval mode and

@@ -12,6 +12,7 @@ from arimage.tokenizers.registry import LAYOUTS, TOKENIZERS
 from arimage.zoo import published_tokenizer
 
 PART = "image_tokenizer"  # its folder inside a generator's
+FILES = ("", f"{PART}/")  # where a repository has it
 
 
 def load_tokenizer(
@@ -21,27 +22,33 @@ def load_tokenizer(
     scales: Sequence[int] | None = None,
     image_size: int | None = None,
     revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
     **kwargs: Any,
 ) -> Any:
     """A tokenizer by preset, folder, hub id or published file.
 
     Args:
         name: preset, folder, hub id or file.
-        variant: the model of a hub repository whose image size is wanted.
+        variant: the model of a hub repository that it belongs to.
         scales: sides of the token maps, for published files, which do not say.
         image_size: pixels per side, for the same, instead of ``scales``; 256 without both.
-        revision: of a hub repository.
+        revision, cache_dir, token, local_files_only: as ``hub.Access``.
         kwargs: transformers' own.
 
     Raises:
         FileNotFoundError: nothing of that name. ValueError: a file or folder without a tokenizer.
     """
+    access = hub.Access(
+        revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
+    )
     path = Path(name)
     if not path.exists() and (preset := published_tokenizer(str(name), variant)):
-        path = hub.fetch(preset.tokenizer_repo, preset.tokenizer_file, revision)
+        path = hub.fetch(preset.tokenizer_repo, preset.tokenizer_file, access)
         image_size = image_size or preset.image_size
-    folder = path if path.is_file() else hub.locate(name, revision=revision)
-    folder = locate(folder, scales, image_size)
+    folder = path if path.is_file() else hub.locate(name, access, variant or "", FILES)
+    folder = locate(folder, scales, image_size, cache_dir)
     model_type = str(read_json(folder / "config.json").get("model_type", ""))
     family = model_type.removeprefix("arimage_")
     if family not in TOKENIZERS:
@@ -49,7 +56,12 @@ def load_tokenizer(
     return TOKENIZERS[family].from_pretrained(folder, **kwargs)
 
 
-def locate(path: Path, scales: Sequence[int] | None = None, image_size: int | None = None) -> Path:
+def locate(
+    path: Path,
+    scales: Sequence[int] | None = None,
+    image_size: int | None = None,
+    cache_dir: str | Path | None = None,
+) -> Path:
     """The folder with the tokenizer's config.json, for a folder or a published file."""
     for candidate in (path / PART, path):
         if (candidate / "config.json").is_file():
@@ -61,7 +73,9 @@ def locate(path: Path, scales: Sequence[int] | None = None, image_size: int | No
             "tokenizer"
         )
     options = f"{__version__} {PART} {scales and tuple(scales)} {image_size}"
-    return hub.converted(files, options, lambda target: convert(files, target, scales, image_size))
+    return hub.converted(
+        files, options, lambda target: convert(files, target, scales, image_size), cache_dir
+    )
 
 
 def convert(

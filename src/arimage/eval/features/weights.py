@@ -61,7 +61,7 @@ def find_weights(known: PublishedWeights, given: str | Path | None) -> Path:
     for copy in known.hub:
         try:
             return _checked(known, fetch(*copy.split(":")))
-        except FileNotFoundError:
+        except OSError:
             continue
     raise FileNotFoundError(f"found no weights of {known.name}, {_instructions(known)}")
 
@@ -113,7 +113,7 @@ def _given(known: PublishedWeights, given: str | Path) -> Path:
         )
     try:
         return fetch(match[1], match[2])
-    except FileNotFoundError as error:
+    except OSError as error:
         raise FileNotFoundError(
             f"the hub gave no file {given} with weights of {known.name}, {_instructions(known)}"
         ) from error
