@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
-from arimage.files import new_file, write_json
+from arimage.files import new_file, new_files, write_json
 from arimage.generator import TOKENIZER
 from arimage.pretrained import check_device, identity
 from arimage.tokenizers.base import ImageTokenizer
@@ -182,7 +182,10 @@ class Encoding:
 
         Raises:
             FileExistsError: tokens of another form. ValueError: those of another run; says of what.
+            OSError: a folder that cannot be written.
         """
+        with new_files(self.run.out):
+            pass  # told before hours of encoding
         if (self.run.out / TOKENS).exists():
             raise FileExistsError(
                 f"{self.run.out} holds a {TOKENS} already; choose another folder for the tokens"
@@ -227,6 +230,7 @@ class Encoding:
         for array in arrays.values():
             content.update(array.tobytes())
         about = {
+            "format": FORMAT,
             "record": self.record,
             "images": len(tokens.index),
             "class_counts": np.bincount(arrays["labels"], minlength=self.num_classes).tolist(),
@@ -234,7 +238,8 @@ class Encoding:
             "sha256": content.hexdigest(),
         }
         with new_file(self.path(shard)) as temporary:
-            save_file(arrays, temporary, {"format": FORMAT, "arimage": json.dumps(about)})
+            # One key: safetensors writes several in a random order.
+            save_file(arrays, temporary, {"arimage": json.dumps(about)})
 
     def finish(self) -> TokenData | None:
         """The tokenizer and the index, when all shards are there; the same whoever writes them.
@@ -291,7 +296,7 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
     """What a shard says of itself; None where it is not there or not whole."""
     try:
         with safe_open(path, "np") as opened:
-            metadata = opened.metadata() or {}
-            return json.loads(metadata["arimage"]) if metadata.get("format") == FORMAT else None
-    except (OSError, SafetensorError, KeyError, ValueError):
+            about = json.loads(opened.metadata()["arimage"])
+            return about if about["format"] == FORMAT else None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
