@@ -1,12 +1,17 @@
 """New processes that share the work of ``arimage tokens``."""
 
 import multiprocessing
+import os
+import signal
+import time
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 from tiny import sentence
 from token_runs import files_of, go, write_classes, write_tokenizer
 
+from arimage.training import token_run
 from arimage.training.token_run import TokenRun, run_in_processes
 
 
@@ -52,3 +57,37 @@ def test_a_process_that_fails_is_told_and_the_work_of_others_stays(folder, monke
 
 def _spoil(encoding):
     encoding.run.out.write_text("in the way")
+
+
+def test_processes_end_with_the_one_that_is_killed(folder, tmp_path):
+    """A child that never ends by itself is gone soon after its parent."""
+    child = tmp_path / "child"
+    parent = get_context("fork").Process(target=_parent, args=(folder, tmp_path / "out", child))
+    parent.start()
+    wait_until(lambda: child.exists() and child.read_text())
+    number = int(child.read_text())
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.join()
+    wait_until(lambda: not alive(number))
+
+
+def _parent(folder, out, child):
+    token_run.run_tokens = lambda run, share: (child.write_text(str(os.getpid())), time.sleep(60))
+    fork = get_context("fork")
+    multiprocessing.get_context = lambda method: fork
+    run_in_processes(asked(folder, out), 2)
+
+
+def alive(number):
+    try:
+        state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # who adopted it may not have looked yet
+
+
+def wait_until(true, seconds=20):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)

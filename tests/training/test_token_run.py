@@ -190,6 +190,12 @@ def test_torchrun_shares_the_shards(tokenizer, data, whole, tmp_path, monkeypatc
     assert files_of(out) == files_of(whole)
 
 
+def test_a_data_set_that_was_moved_is_the_same(tokenizer, data, whole, tmp_path):
+    out, moved = tmp_path / "tokens", shutil.copytree(data, tmp_path / "elsewhere")
+    shutil.copytree(whole, out)
+    assert len(go(tokenizer, moved, out, "flip")) == 10
+
+
 def test_another_image_makes_other_tokens(tokenizer, data, whole, tmp_path):
     """The negative twin."""
     other = shutil.copytree(data, tmp_path / "stripes")

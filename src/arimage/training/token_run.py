@@ -30,8 +30,9 @@ from arimage.training.run_folder import flatten
 from arimage.training.token_data import FORMAT, INDEX, TOKENS, TokenData
 from arimage.training.token_encoder import BATCH, Encoded, Encoder, classes_of, open_indexed
 from arimage.training.variants import Augmentation
+from arimage.training.workers import settle
 
-SHARD = 4096  # images per file: ImageNet's ten crops at 256 tokens are 21 MB a file
+SHARD = 1024  # images per file, and the most that a kill loses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +108,15 @@ def run_in_processes(run: TokenRun, processes: int) -> TokenData | None:
     context = multiprocessing.get_context("spawn")
     shares = [(rank * processes + i, world * processes) for i in range(processes)]
     workers = [context.Process(target=_work, args=(run, share, processes)) for share in shares]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        for worker in workers:  # Ctrl-C; nothing to those that ended
+            if worker.pid is not None:
+                worker.terminate()
     codes = [worker.exitcode for worker in workers]
     if any(codes):
         failed = next(i for i, code in enumerate(codes) if code)
@@ -122,6 +128,7 @@ def run_in_processes(run: TokenRun, processes: int) -> TokenData | None:
 
 
 def _work(run: TokenRun, share: tuple[int, int], processes: int) -> None:
+    settle(share[0])
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     try:
         run_tokens(on_own_gpu(run, share[0]), share)
@@ -156,14 +163,13 @@ class Encoding:
         tokenizer = ImageTokenizer.from_pretrained(run.tokenizer, variant=run.variant)
         self.images = open_indexed(run.data, tokenizer.config.image_size, run.split)
         self.labels, self.num_classes, self.class_names = classes_of(self.images.files, run.data)
-        about = {
+        self.record = {
             "tokenizer": identity(tokenizer),
             "data": {"name": Path(run.data).name, "identity": self.images.identity},
             "augmentation": run.augmentation.describe(),
             "shard_size": run.shard_size,
             "batch_size": run.batch_size,
         }
-        self.record = about
         self.encoder = Encoder(
             tokenizer.to(run.device), self.images, run.augmentation, run.batch_size
         )
@@ -195,7 +201,7 @@ class Encoding:
                 continue
             old, new = flatten(about["record"]), flatten(self.record)
             for key in dict.fromkeys([*old, *new]):
-                if old.get(key) != new.get(key):
+                if key != "data.name" and old.get(key) != new.get(key):
                     raise ValueError(
                         f"the tokens in {self.run.out} were made with another {key}: "
                         f"{old.get(key)}, now {new.get(key)}; give what it was, or choose another "
