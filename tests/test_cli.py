@@ -140,7 +140,7 @@ def test_next_token_recipes_train_their_family_in_raster_order(tmp_path, recipe)
 def test_tokens_made_once_train_as_often_as_wanted(tmp_path):
     data, tokens = image_folder(tmp_path / "data"), tmp_path / "tokens"
     text = run("tokens", "--data", data, "--out", tokens, "--jittered-copies", 1)
-    assert "16 images of 2 classes" in text
+    assert "8 images of 2 classes, 2 variants of each" in text
     shutil.rmtree(data)
     steps = ("--transformer-steps", 2, "--set", "batch_size=4")
     run("train", "--tokens", tokens, "--out", tmp_path / "new", *steps)
@@ -152,6 +152,45 @@ def test_tokens_made_once_train_as_often_as_wanted(tmp_path):
         sheet = tmp_path / f"{name}.png"
         run("generate", "--model", tmp_path / name, "--classes", "dark,bright", "--out", sheet)
         assert sheet.is_file()
+
+
+def test_tokens_go_on_and_name_what_was_skipped(tmp_path, capsys):
+    data, tokens = image_folder(tmp_path / "data"), tmp_path / "tokens"
+    (data / "dark" / "2.png").write_bytes(b"torn")
+    given = ("tokens", "--tokenizer", "digits-llamagen", "--data", data, "--out", tokens)
+    text = run(*given, "--augment", "ten_crop")
+    assert "7 images of 2 classes, 10 variants of each" in text
+    assert "1 broken images were skipped: dark/2.png" in text
+    before = {path: path.stat().st_mtime_ns for path in tokens.glob("shard-*")}
+    run(*given, "--augment", "ten_crop")
+    assert before == {path: path.stat().st_mtime_ns for path in tokens.glob("shard-*")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--augment tencrop", ["tencrop", "ten_crop"]),
+        ("--tokenizer digits-vra", ["digits-vra", "digits-var"]),
+        ("--data nowhere/at/all", ["nowhere/at/all", "give a folder of images"]),
+        ("--data DATA/bright", ["have no classes", "sub-folder"]),
+        ("--out DATA/bright/0.png", ["0.png"]),
+    ],
+)
+def test_bad_input_for_tokens_gets_one_sentence(tmp_path, monkeypatch, capsys, arguments, words):
+    data = image_folder(tmp_path / "data", count=1)
+    filled = arguments.replace("DATA", str(data)).split()
+    common = ("tokens", "--data", data, "--out", tmp_path / "tokens")
+    text = fails(monkeypatch, capsys, *common, *filled)
+    assert all(word in text for word in words), text
+    assert not (tmp_path / "tokens").exists()
+
+
+def test_a_class_without_an_image_is_told_before_training(tmp_path, monkeypatch, capsys):
+    data, tokens = image_folder(tmp_path / "data", names=("2", "0"), count=1), tmp_path / "tokens"
+    run("tokens", "--data", data, "--out", tokens)
+    text = fails(monkeypatch, capsys, "train", "--tokens", tokens, "--out", tmp_path / "model")
+    assert "got 3 classes and images of 2 of them, none of 1" in text
+    assert not (tmp_path / "model").exists()
 
 
 def test_fine_tuning_on_images_equals_fine_tuning_on_their_tokens(tmp_path):

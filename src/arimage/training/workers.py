@@ -78,7 +78,7 @@ def _loader(dataset: Dataset, keys: Any, workers: int) -> DataLoader:
             sampler=keys,
             collate_fn=_as_it_is,
             num_workers=workers,
-            worker_init_fn=_settle,
+            worker_init_fn=settle,
             generator=torch.Generator(),  # else a number of the global one is drawn
             **several,
         )
@@ -93,8 +93,8 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
-def _settle(worker: int) -> None:
-    """Makes a new worker deaf to Ctrl-C, and ends it at once when the training is killed: PyTorch's
+def settle(worker: int) -> None:
+    """Makes a new worker deaf to Ctrl-C, and ends it at once when its parent is killed: PyTorch's
     own watch looks at the parent process, which is the forkserver, and that lives as long as a
     worker does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
