@@ -42,7 +42,9 @@ RECIPE = Recipe(steps=300, batch_size=16, learning_rate=3e-3, betas=(0.9, 0.99),
 def pixels():
     """Crops to train on, and crops of other photographs."""
     first, second = halves()
-    return random_crops(first.train, SIZE, 400, seed=0), random_crops(second.test, SIZE, 192, seed=1)
+    return random_crops(first.train, SIZE, 400, seed=0), random_crops(
+        second.test, SIZE, 192, seed=1
+    )
 
 
 def error(tokenizer, ids, pixels):

@@ -22,7 +22,7 @@ from tokenizer_runs import (
 )
 
 from arimage.tokenizers.base import ImageTokenizer
-from arimage.training import checkpoints, tokenizer_run
+from arimage.training import checkpoints, session
 from arimage.training.loop import Loop
 from arimage.training.run_folder import LOSSES, read_lines
 from arimage.training.tokenizer_recipe import recipe_names
@@ -115,7 +115,7 @@ def sabotaged(data, out, resume, sabotage):
         left = iter(range(count))
         checkpoints.torch.save = lambda *a: half(*a) if next(left, None) is None else save(*a)
     elif real == "sample":
-        tokenizer_run.write_png = dying(tokenizer_run.write_png)
+        session.write_png = dying(session.write_png)
     elif real == "result":
         ImageTokenizer.save_pretrained = dying(ImageTokenizer.save_pretrained)
     go(data, out, resume=resume)

@@ -16,7 +16,7 @@ from arimage.shapes import Bool, Float, Int
 from arimage.slots import SlotTable
 from arimage.training.common import History, Loss
 from arimage.training.fit import Batch, Watch, fit
-from arimage.training.recipes import TransformerRecipe
+from arimage.training.transformer_recipe import TransformerRecipe
 
 
 def train_transformer(

@@ -19,9 +19,10 @@ from arimage.training.generator_trainer import (
     train_on_tokens,
     train_small_tokenizer,
 )
-from arimage.training.recipes import TransformerRecipe, describe
+from arimage.training.recipes import describe
 from arimage.training.small import check_order, default_order, small_tokenizer
 from arimage.training.tokens import TokenSet, load_tokens, make_tokens
+from arimage.training.transformer_recipe import TransformerRecipe
 
 LOSSES, RECIPE = "losses.jsonl", "recipe.json"
 IMAGE_SIZE = 32
