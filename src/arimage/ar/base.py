@@ -303,6 +303,7 @@ class Backbone(ArimageModel):
     main_input_name = "inputs"
     prefix_length: ClassVar[int] = 1
     takes_text: ClassVar[bool] = False
+    supports_gradient_checkpointing = True
     unused_draws: ClassVar[int] = 0  # uniform numbers per image, before the first token
     config: BackboneConfig
 
@@ -389,11 +390,3 @@ class Backbone(ArimageModel):
 def may_see(mask: Bool[Tensor, "m n"]) -> Tensor | None:
     """The mask, or None where everything is visible (attention is faster without one)."""
     return None if bool(mask.all()) else mask
-
-
-def drop_labels(
-    class_labels: Int[Tensor, " b"], rate: float, null_class: int, generator: torch.Generator
-) -> Int[Tensor, " b"]:
-    """Replaces labels by the null class with probability ``rate`` (guidance, arXiv 2207.12598)."""
-    dropped = torch.rand(len(class_labels), generator=generator) < rate
-    return torch.where(dropped.to(class_labels.device), null_class, class_labels)

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arimage.ar.base import Backbone, Lesson, drop_labels
+from arimage.ar.base import Backbone, Lesson
+from arimage.ar.draws import drop_labels
 from arimage.ar.layers import ResidualDropout
 from arimage.ar.orders.base import Order
 from arimage.ar.orders.random import RandomOrder
