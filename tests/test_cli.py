@@ -140,7 +140,7 @@ def test_next_token_recipes_train_their_family_in_raster_order(tmp_path, recipe)
 def test_tokens_made_once_train_as_often_as_wanted(tmp_path):
     data, tokens = image_folder(tmp_path / "data"), tmp_path / "tokens"
     text = run("tokens", "--data", data, "--out", tokens, "--jittered-copies", 1)
-    assert "16 images of 2 classes" in text
+    assert "8 images of 2 classes, 2 variants of each" in text
     shutil.rmtree(data)
     steps = ("--transformer-steps", 2, "--set", "batch_size=4")
     run("train", "--tokens", tokens, "--out", tmp_path / "new", *steps)

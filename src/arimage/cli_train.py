@@ -25,26 +25,48 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 
 @app.command()
 def tokens(
-    data: Annotated[Path, typer.Option(help="A folder with one sub-folder of images per class.")],
+    data: Annotated[str, typer.Option(help="A folder per class, shards, or a hub id.")],
     out: Annotated[Path, typer.Option(help="Folder of the tokens and a copy of the tokenizer.")],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Preset, folder or hub id.")
+    tokenizer: Annotated[
+        str, typer.Option("--tokenizer", "--model", "-m", help="Preset, folder, file or hub id.")
     ] = "digits-var",
+    variant: Annotated[str | None, typer.Option(help="Of a repository of models.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a hub data set; train by default.")] = None,
+    augment: Annotated[str, typer.Option(help="none, flip, ten_crop.")] = "none",
     jittered_copies: Annotated[int, typer.Option(help="Of each image, to add.", min=0)] = 0,
-    seed: Annotated[int, typer.Option(help="Of the jitter.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the jitter.", min=0)] = 0,
+    batch_size: Annotated[int, typer.Option(help="Squares encoded together.", min=1)] = 16,
+    processes: Annotated[int, typer.Option(help="That share the work.", min=1)] = 1,
+    workers: Annotated[int, typer.Option(help="That decode images, for each.", min=0)] = 0,
     device: Device = "cpu",
 ) -> None:
-    """Encode a folder of images once, for `arimage train --tokens`."""
-    import torch
+    """Encode a data set once, for `arimage train --tokens`; run again, it goes on.
 
-    from arimage.generator import ImageGenerator
-    from arimage.training.run import tokens_of_folder
-    from arimage.training.tokens import save_tokens
+    Several machines: torchrun ... -m arimage.cli tokens ...
+    """
+    from arimage.training.token_run import TokenRun, run_in_processes
+    from arimage.training.variants import Augmentation
 
-    generator = ImageGenerator.from_pretrained(model, dtype=torch.float32, device=device)
-    made = tokens_of_folder(generator, data, jittered_copies, seed)
-    save_tokens(out, made, generator.tokenizer)
-    typer.echo(f"{len(made.ids)} images of {made.num_classes} classes: {out}/")
+    run = TokenRun(
+        tokenizer=tokenizer,
+        data=data,
+        out=out,
+        variant=variant,
+        split=split,
+        augmentation=Augmentation(name=augment, jittered_copies=jittered_copies, seed=seed),
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+    )
+    made = run_in_processes(run, processes)
+    if made is None:
+        typer.echo(f"{out}/: this share is done, those of other processes are not")
+        return
+    if made.skipped:
+        names = "; ".join(made.skipped[:5]) + "; ..." * (len(made.skipped) > 5)
+        typer.echo(f"{len(made.skipped)} broken images were skipped: {names}", err=True)
+    times = f", {made.variants} variants of each" if made.variants > 1 else ""
+    typer.echo(f"{len(made)} images of {made.num_classes} classes{times}: {out}/")
 
 
 @train_app.command("generator")

@@ -303,7 +303,6 @@ class Backbone(ArimageModel):
     main_input_name = "inputs"
     prefix_length: ClassVar[int] = 1
     takes_text: ClassVar[bool] = False
-    supports_gradient_checkpointing = True
     unused_draws: ClassVar[int] = 0  # uniform numbers per image, before the first token
     config: BackboneConfig
 

@@ -22,7 +22,8 @@ from PIL import Image
 from arimage.images import center_crop, shorter_side
 from arimage.shapes import UInt8
 
-ORDER, CROP, BUFFER = 0, 1, 2  # what a stream of random numbers is for: the last counter of Philox
+# What a stream of random numbers is for: the last counter of Philox.
+ORDER, CROP, BUFFER, VARIANT, JITTERED = 0, 1, 2, 3, 4
 MIDDLE = 1.125  # FoundationVision/VAR@e292a77 utils/data.py: mid_reso
 NEAREST_ZOOM = 0.8  # FoundationVision/LlamaGen@ce98ec4 dataset/augmentation.py: min_crop_frac
 SHARE = (0.8, 1.0)  # markweberdev/maskbit@5ea3d73 configs/tokenizer/*.yaml: min_scale

@@ -1,9 +1,11 @@
 """From a recipe to what is trained: a new transformer, or a published one for other classes."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from arimage.ar.base import Backbone
 from arimage.ar.registry import MODELS
@@ -94,10 +96,11 @@ def build_transformer(
     if recipe.lora is not None:
         torch.manual_seed(recipe.seed)
         add_adapters(transformer, recipe.lora)
-    if recipe.gradient_checkpointing:
-        transformer.gradient_checkpointing_enable({"use_reentrant": False})
-    if recipe.compile:
-        for block in transformer.blocks:
+    for block in transformer.blocks:
+        if recipe.gradient_checkpointing:
+            block.gradient_checkpointing = True
+            block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        if recipe.compile:
             block.compile()
     return transformer
 

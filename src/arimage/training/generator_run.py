@@ -40,8 +40,8 @@ from arimage.training.session import (
     trackers_of,
     versions,
 )
-from arimage.training.token_batches import MemoryTokens, TokenBatch, TokenData, hold_out
-from arimage.training.tokens import load_tokens
+from arimage.training.token_batches import TrainingTokens, hold_out
+from arimage.training.token_data import TokenBatch, TokenData, check_identity
 
 SHOWN = 16  # images of a sample sheet
 
@@ -81,8 +81,8 @@ class Tokens:
     """What a run reads: the tokenizer, tokens to train on, held-out ones."""
 
     tokenizer: ImageTokenizer
-    data: TokenData
-    held_out: TokenData | None
+    data: TrainingTokens
+    held_out: TrainingTokens | None
 
     def describe(self) -> dict[str, Any]:
         """For run.json."""
@@ -102,7 +102,7 @@ def run_generator(run: GeneratorRun) -> Outcome:
     start = None if run.start is None else started_generator(run.start, run.variant)
     tokens = open_run_tokens(run)
     if start is not None:
-        check_tokenizer(tokens.data, start.tokenizer, "--data", run.start)
+        check_identity(tokens.data.tokenizer, start.tokenizer)
     record = {
         "from": start_name(run.start),
         "start": None if start is None else identity(start.transformer),
@@ -196,8 +196,9 @@ def open_run_tokens(run: GeneratorRun) -> Tokens:
         FileNotFoundError, ValueError: no such folder, a broken one, held-out tokens of another
             tokenizer or with other classes.
     """
-    loaded, tokenizer = load_tokens(run.data)
-    data: TokenData = MemoryTokens(loaded)
+    data = TokenData(run.data)
+    tokenizer = data.load_tokenizer()
+    data.check_classes()
     if run.validation is None:
         return Tokens(tokenizer, *hold_out(data, run.recipe.validation, run.recipe.seed))
     if run.recipe.validation:
@@ -205,23 +206,11 @@ def open_run_tokens(run: GeneratorRun) -> Tokens:
             f"got --validation and a recipe that holds out {run.recipe.validation} of the data; "
             "leave one of them out"
         )
-    held_out = MemoryTokens(load_tokens(run.validation)[0])
-    check_tokenizer(held_out, tokenizer, "--validation", "--data")
+    held_out = TokenData(run.validation)
+    held_out.check(tokenizer)
     if held_out.num_classes > data.num_classes:
         raise ValueError(
             f"got validation tokens of {held_out.num_classes} classes and {data.num_classes} to "
             "train on; make both of the same classes"
         )
     return Tokens(tokenizer, data, held_out)
-
-
-def check_tokenizer(
-    data: TokenData, tokenizer: ImageTokenizer, what: str, whose: str | None
-) -> None:
-    """Raises ValueError unless ``tokenizer`` made these tokens."""
-    theirs = identity(tokenizer)
-    if data.identity != theirs:
-        raise ValueError(
-            f"the tokens of {what} were made by the tokenizer {data.identity[:12]} and {whose} has "
-            f"{theirs[:12]}; make them again with that tokenizer: arimage tokens"
-        )

@@ -16,7 +16,8 @@ from arimage.training.common import Loss
 from arimage.training.fit import Batch
 from arimage.training.loop import Moment, Player, step_seed
 from arimage.training.processes import rank
-from arimage.training.token_batches import TokenBatch, TokenData
+from arimage.training.token_batches import TrainingTokens
+from arimage.training.token_data import TokenBatch
 from arimage.training.transformer_recipe import TransformerRecipe
 
 TRANSFORMER = "transformer"
@@ -64,7 +65,7 @@ class GeneratorTask:
 
     def split(self, batch: TokenBatch, count: int) -> Sequence[TokenBatch]:
         """Micro-batches."""
-        parts = (batch.ids, batch.class_labels, batch.index)
+        parts = (batch.ids, batch.labels, batch.index)
         chunks = zip(*(part.chunk(count) for part in parts), strict=True)
         return [TokenBatch(*chunk, batch.epoch) for chunk in chunks]
 
@@ -76,7 +77,7 @@ class GeneratorTask:
             torch.manual_seed(moment.seed + rank())
         draws = [image_generator(moment.seed, i) for i in batch.index.tolist()]
         rate, null = self.recipe.label_dropout, self.model.config.null_class
-        labels = drop_labels(batch.class_labels, rate, null, draws).to(self.order.device)
+        labels = drop_labels(batch.labels, rate, null, draws).to(self.order.device)
         given = Batch(batch.index, draws, moment.progress)
         lesson = self.teach(batch.ids.to(self.order.device), given)
         yield TRANSFORMER, modules[TRANSFORMER](lesson, labels)
@@ -100,7 +101,12 @@ def image_generator(seed: int, image: int) -> torch.Generator:
 
 @torch.no_grad()
 def validation_sums(
-    transformer: Backbone, order: Order, data: TokenData, size: int, rank: int = 0, world: int = 1
+    transformer: Backbone,
+    order: Order,
+    data: TrainingTokens,
+    size: int,
+    rank: int = 0,
+    world: int = 1,
 ) -> Tensor:
     """Cross-entropy of held-out tokens given their classes, in eval mode.
 
@@ -111,10 +117,11 @@ def validation_sums(
     teaching, sums = Teaching(transformer, slots), torch.zeros(2, slots.num_scales).double()
     scales = slots.scale.to(order.device)
     for start in range(rank * size, len(data), world * size):
-        batch = data.rows(torch.arange(start, min(start + size, len(data))))
-        draws = [image_generator(VALIDATION_SEED, i) for i in batch.index.tolist()]
-        lesson = order.lesson(batch.ids.to(order.device), draws)
-        logits = teaching.logits(lesson, batch.class_labels.to(order.device))
+        index = torch.arange(start, min(start + size, len(data)))
+        ids, labels = data.rows(index)
+        draws = [image_generator(VALIDATION_SEED, i) for i in index.tolist()]
+        lesson = order.lesson(ids.to(order.device), draws)
+        logits = teaching.logits(lesson, labels.to(order.device))
         losses = token_losses(logits, lesson.targets).double() * lesson.counts
         for row, values in enumerate((losses, lesson.counts.double())):
             found = values.sum(0)

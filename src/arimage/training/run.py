@@ -10,6 +10,7 @@ import torch
 
 from arimage.files import new_files, write_json, write_text
 from arimage.generator import ImageGenerator
+from arimage.tokenizers.base import ImageTokenizer
 from arimage.training.ar_trainer import check_orders
 from arimage.training.common import History
 from arimage.training.data import load_folder
@@ -21,8 +22,11 @@ from arimage.training.generator_trainer import (
 )
 from arimage.training.recipes import describe
 from arimage.training.small import check_order, default_order, small_tokenizer
-from arimage.training.tokens import TokenSet, load_tokens, make_tokens
+from arimage.training.token_data import check_classes
+from arimage.training.token_encoder import encode_in_memory
+from arimage.training.tokens import TokenSet, load_tokens
 from arimage.training.transformer_recipe import TransformerRecipe
+from arimage.training.variants import Augmentation
 
 LOSSES, RECIPE = "losses.jsonl", "recipe.json"
 IMAGE_SIZE = 32
@@ -75,7 +79,7 @@ def run_training(
     if source.start is not None:
         generator, histories, about = _fine_tune(source, recipe)
     elif source.tokens is not None:
-        tokens, tokenizer = load_tokens(source.tokens)
+        tokens, tokenizer = _read_tokens(source.tokens)
         generator, history = train_on_tokens(tokenizer, tokens, recipe, source.order)
         histories, about = [history], {"data": tokens.describe()}
     else:
@@ -126,27 +130,23 @@ def _fine_tune(source: Source, recipe: TransformerRecipe) -> Trained:
 
 def _tokens_for(generator: ImageGenerator, source: Source, recipe: TransformerRecipe) -> TokenSet:
     if source.tokens is not None:
-        return load_tokens(source.tokens)[0]
+        return _read_tokens(source.tokens)[0]
     assert source.data is not None
-    return tokens_of_folder(
-        generator, source.data, source.jittered_copies, recipe.seed, recipe.progress
-    )
+    return tokens_of_folder(generator, source.data, source.jittered_copies, recipe.seed)
+
+
+def _read_tokens(folder: Path) -> tuple[TokenSet, ImageTokenizer]:
+    tokens, tokenizer = load_tokens(folder)
+    check_classes(tokens.class_labels, tokens.num_classes, tokens.class_names)
+    return tokens, tokenizer
 
 
 def tokens_of_folder(
-    generator: ImageGenerator, data: Path, jittered_copies: int, seed: int, progress: bool = True
+    generator: ImageGenerator, data: Path, jittered_copies: int, seed: int
 ) -> TokenSet:
-    """Tokens of a folder with a sub-folder of images per class."""
-    size = generator.tokenizer.config.image_size
-    pixels, labels, names = load_folder(data, size, progress)
-    return make_tokens(
-        generator.tokenizer,
-        pixels,
-        labels,
-        class_names=names,
-        jittered_copies=jittered_copies,
-        seed=seed,
-    )
+    """Tokens of a data set, as ``arimage tokens`` makes them."""
+    augmentation = Augmentation(jittered_copies=jittered_copies, seed=seed)
+    return encode_in_memory(generator.tokenizer, data, augmentation)
 
 
 def lines_of(histories: list[History]) -> list[str]:

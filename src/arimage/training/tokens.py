@@ -1,4 +1,4 @@
-"""Tokens of a data set: made once, kept in a folder with the tokenizer that made them."""
+"""Tokens of a data set in memory; ``token_data`` reads those of larger ones."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -7,22 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from arimage.files import new_files
-from arimage.generator import TOKENIZER, load_part
+from arimage.generator import TOKENIZER
 from arimage.pretrained import identity
 from arimage.shapes import Int, UInt8
 from arimage.tokenizers.base import ImageTokenizer
-from arimage.tokenizers.registry import TOKENIZERS
 from arimage.training.ar_trainer import check_labels
 from arimage.training.augment import JITTER, with_jittered_copies
+from arimage.training.token_data import FORMAT_OF_ONE, TOKENS, TokenData, check_identity
 from arimage.training.tokenizer_trainer import encode_all
-
-TOKENS = "tokens.safetensors"
-FORMAT = "arimage tokens 1"
 
 
 @dataclass(frozen=True)
@@ -47,12 +43,7 @@ class TokenSet:
 
     def check(self, tokenizer: ImageTokenizer) -> None:
         """Raises ValueError unless ``tokenizer`` made these tokens."""
-        theirs = identity(tokenizer)
-        if theirs != self.tokenizer:
-            raise ValueError(
-                f"the tokens were made by the tokenizer {self.tokenizer[:12]} and the model has "
-                f"{theirs[:12]}; make them again with that model: arimage tokens --model MODEL"
-            )
+        check_identity(self.tokenizer, tokenizer)
         tokenizer.check_ids(self.ids)
         check_labels(torch.from_numpy(self.class_labels), len(self.ids), self.num_classes)
 
@@ -111,36 +102,25 @@ def save_tokens(folder: str | Path, tokens: TokenSet, tokenizer: ImageTokenizer)
         "ids": tokens.ids.to(torch.int16 if small else torch.int32).contiguous(),
         "class_labels": torch.from_numpy(tokens.class_labels).to(torch.int32),
     }
-    metadata = {"format": FORMAT, "arimage": json.dumps(tokens.describe())}
+    metadata = {"format": FORMAT_OF_ONE, "arimage": json.dumps(tokens.describe())}
     with new_files(folder) as temporary:
         save_file(tensors, temporary / TOKENS, metadata=metadata)
         tokenizer.save_pretrained(temporary / TOKENIZER)
 
 
 def load_tokens(folder: str | Path) -> tuple[TokenSet, ImageTokenizer]:
-    """Reads a folder made by ``save_tokens``.
+    """Reads all of a folder made by ``save_tokens`` or ``arimage tokens``, and its tokenizer.
+
+    Variants of an image become rows of their own, one after the other.
 
     Raises:
         FileNotFoundError, ValueError: no such folder, a broken one, or a tokenizer that is not the
             one that made the tokens.
     """
-    path = Path(folder) / TOKENS
-    if not path.is_file():
-        raise FileNotFoundError(f"no {TOKENS} in {folder}; give a folder made by arimage tokens")
-    try:
-        with safe_open(path, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ValueError(
-                    f"{path} was not made by arimage tokens; make it with that command"
-                )
-            ids, labels = (opened.get_tensor(name).long() for name in ("ids", "class_labels"))
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read ({error}); make the tokens again") from error
-    about = json.loads(metadata["arimage"])
-    if about.pop("images") != len(ids):
-        raise ValueError(f"{path} holds {len(ids)} images, not as many as it says; make it again")
-    tokens = TokenSet(ids=ids, class_labels=labels.numpy(), **about)
-    tokenizer = load_part(Path(folder), TOKENIZER, TOKENIZERS, torch.float32)
-    tokens.check(tokenizer)
-    return tokens, tokenizer
+    data = TokenData(folder)
+    images = torch.arange(len(data)).repeat_interleave(data.variants)
+    ids, labels = data.rows(images, torch.arange(data.variants).repeat(len(data)))
+    tokens = TokenSet(
+        ids, labels.numpy(), data.num_classes, data.tokenizer, data.class_names, data.augmentation
+    )
+    return tokens, data.load_tokenizer()
