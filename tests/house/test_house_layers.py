@@ -47,7 +47,8 @@ ROOMS = {  # what each part may import besides itself and the leaves
         *("demo", "cli_evaluate", "cli_train", "evaluation"),
     },
     "cli_evaluate": {"cli_groups", "eval", "evaluation", "evaluation_tokenizer"},
-    "cli_train": {"cli_groups", "generator", "training"},
+    "cli_train": {"cli_groups", "cli_tokenizer", "generator", "training"},
+    "cli_tokenizer": {"training"},
     "cli_groups": set(),
 }
 TARGET = re.compile(r"arimage(\.\w+)+(:\w+)?")
