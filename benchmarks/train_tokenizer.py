@@ -104,8 +104,8 @@ def timed(step: Callable[[], object], device: torch.device) -> float:
 def convolution_share(step: Callable[[], object], device: torch.device) -> float:
     """Of the time that operators take in a step, that of convolutions."""
     cuda = device.type == "cuda"
-    kinds = [ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]
-    with profile(activities=[ProfilerActivity.CPU, *kinds]) as seen:
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=kinds) as seen:
         timed(step, device)
     attribute = "self_device_time_total" if cuda else "self_cpu_time_total"
     times = {event.key: getattr(event, attribute) for event in seen.key_averages()}

@@ -13,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     from arimage.training.session import Outcome
 
+train_app, finetune_app = typer.Typer(), typer.Typer()
 Text = str | None
 Data = Annotated[str, typer.Option(help="A folder of images, shards, or a data set's hub id.")]
 Out = Annotated[Path, typer.Option(help="Folder of the run and of the tokenizer.")]
@@ -30,6 +31,7 @@ Changes = Annotated[
 ]
 
 
+@train_app.command("tokenizer")
 def train(
     config: Annotated[str, typer.Option(help="vqgan, llamagen, multiscale-vq-f16, x.yaml, ...")],
     data: Data,
@@ -62,6 +64,7 @@ def train(
     )
 
 
+@finetune_app.command("tokenizer")
 def finetune(
     start: Annotated[str, typer.Option("--from", help="Preset, folder, file or hub id.")],
     data: Data,

@@ -152,5 +152,5 @@ def train_generator(
     cli_tokenizer.tell(run_generator(run), run.recipe.steps, run.out)
 
 
-train_app.command("tokenizer")(cli_tokenizer.train)
-finetune_app.command("tokenizer")(cli_tokenizer.finetune)
+train_app.add_typer(cli_tokenizer.train_app)
+finetune_app.add_typer(cli_tokenizer.finetune_app)

@@ -369,3 +369,19 @@ def test_a_lattice_has_no_codes_to_start_from_and_a_depth_reads_the_same_codeboo
     assert "the networks of this tokenizer take 5" in sentence(caught)
     with pytest.raises(KeyError):
         with_quantizer(tokenizer, "vq_emaa")
+
+
+def test_simvq_starts_with_codes_spread_as_the_rows_and_only_once():
+    generator = torch.Generator().manual_seed(4)
+    mix = torch.tensor([[3.0, 0, 0, 0], [1, 0.5, 0, 0], [0, 0, 0.1, 0], [0, 2, 0, 1]])
+    rows = torch.randn(500, 4, generator=generator) @ mix + 7
+    quantizer = QUANTIZERS["simvq"](64, 4)
+    quantizer.start(rows)
+    codes = quantizer.lookup(torch.arange(64)[None])[0]
+    assert torch.allclose(codes.T.cov(), rows.T.cov(), rtol=0.05, atol=0.05)
+    quantizer.start(10 * rows)
+    assert torch.equal(quantizer.lookup(torch.arange(64)[None])[0], codes)
+    loaded = QUANTIZERS["simvq"](64, 4)
+    loaded.load_state_dict(quantizer.state_dict())
+    loaded.start(10 * rows)
+    assert torch.equal(loaded.lookup(torch.arange(64)[None])[0], codes)

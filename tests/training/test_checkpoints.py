@@ -71,6 +71,7 @@ def test_a_full_disk_leaves_the_last_state_whole(tmp_path, monkeypatch, error):
     with pytest.raises(OSError) as caught:
         saved.save(8, state(8))
     assert "cannot save step 8" in sentence(caught)
+    assert "MB are free without it" in sentence(caught)
     assert "the state of step 4 is whole: make room and go on with --resume" in sentence(caught)
     monkeypatch.undo()
     assert saved.load()["done"] == 4

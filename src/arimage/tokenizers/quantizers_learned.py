@@ -1,6 +1,7 @@
 """Quantizers whose codebook is learned by gradient: the published ones, and SimVQ."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -165,8 +166,13 @@ class GumbelQuantizer(Quantizer):
 class SimQuantizer(Quantizer):
     """A frozen random codebook behind one learned linear map (SimVQ, arXiv 2411.02038).
 
-    The map moves all codes at once, so none is replaced.
+    The map moves all codes at once, so none is replaced. It starts with codes that are spread as
+    the first rows are (ours): in a multi-scale tokenizer half of them stay unused otherwise.
     """
+
+    def __init__(self, vocab_size: int, code_dim: int, levels: list[int] | None = None) -> None:
+        super().__init__(vocab_size, code_dim, levels)
+        self.untrained = True
 
     def build(self) -> nn.Module:
         """``SimVQ`` with plain straight-through gradients."""
@@ -186,10 +192,36 @@ class SimQuantizer(Quantizer):
         """Rows of the mapped codebook; mapped as a whole, so that each row always rounds alike."""
         return self.inner.codebook[ids]
 
+    @torch.no_grad()
+    def start(self, rows: Float[Tensor, "m c"]) -> None:
+        """The map that gives the codes the covariance of the rows; once, and not to loaded ones."""
+        if self.untrained:
+            (wide, _), (_, narrow) = map(root_covariance, (rows, self.inner.frozen_codebook))
+            self.inner.code_transform.weight.copy_(wide @ narrow)
+        self.untrained = False
+
     def take(self, codes: Float[Tensor, "v c"]) -> None:
         """As the contract: they are the frozen ones, and the map is the identity."""
         self.inner.frozen_codebook.copy_(codes)
         nn.init.eye_(self.inner.code_transform.weight)
+        self.untrained = False
+
+    def rebuild_buffers(self) -> None:
+        """As the contract; called when weights were loaded."""
+        super().rebuild_buffers()
+        self.untrained = False
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.untrained = False
+        super()._load_from_state_dict(*args, **kwargs)
+
+
+def root_covariance(rows: Float[Tensor, "m c"]) -> tuple[Tensor, Tensor]:
+    """The symmetric square root (c, c) of the rows' covariance and its inverse, on the CPU."""
+    values = rows.double().cpu()
+    spread, axes = torch.linalg.eigh(torch.cov(values.T, correction=0).reshape(2 * [rows.shape[1]]))
+    root = spread.clamp_min(torch.finfo(torch.float32).eps).sqrt()
+    return (axes * root) @ axes.T, (axes / root) @ axes.T
 
 
 def unit_rows(codes: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:

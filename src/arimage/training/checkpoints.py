@@ -61,8 +61,8 @@ class Checkpoints:
             steps = self.steps()
             last = f"the state of step {steps[-1]} is whole" if steps else "no state is saved"
             raise OSError(
-                f"cannot save step {step} in {self.folder} ({_reason(error)}); {last}: make room "
-                "and go on with --resume"
+                f"cannot save step {step} in {self.folder} ({_reason(error)}); {_free(self.folder)}, "
+                f"{last}: make room and go on with --resume"
             ) from error
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.path(old), ignore_errors=True)
@@ -94,7 +94,13 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def _free(folder: Path) -> str:
+    return f"{shutil.disk_usage(folder).free / 1e6:.0f} MB are free without it"
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, RuntimeError) and "enforce fail" in str(error):
+        return "the file could not be written whole"  # how torch reports a full disk
     return (str(error).splitlines() or [type(error).__name__])[0]
