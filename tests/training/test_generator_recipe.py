@@ -110,7 +110,7 @@ def test_what_is_wrong_is_told(changes, message):
 def test_an_unknown_name_is_told():
     with pytest.raises(KeyError) as caught:
         read_generator_recipe("var-d61")
-    assert "Did you mean 'var-d16'" in sentence(caught)
+    assert "unknown recipe 'var-d61'. Did you mean 'var-d36'" in sentence(caught)
     with pytest.raises(ValueError) as caught:
         GeneratorRecipe.of({"steps": 1, "batch_size": 1})
     assert "the recipe lacks optimizer" in sentence(caught)
