@@ -319,6 +319,8 @@ def main() -> None:
         sys.exit(2)
     except ModuleNotFoundError as error:
         text = f"this command needs {error.name}; install it with pip install 'arimage[demo]'"
+        if str(error.msg).count(" ") > 5:  # a sentence of ours, which says more
+            text = error.msg
         typer.echo(f"arimage: {text}", err=True)
         sys.exit(2)
 

@@ -5,6 +5,7 @@ state, bit-identically on a CPU.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,7 @@ class GeneratorSession(Session):
         super().__init__(run.recipe, folder, loop, run.progress)
         self.out, self.tokens, self.size, self.settings = run.out, tokens, size, settings
         self.every = run.recipe.validate_every
+        self.recipe: GeneratorRecipe = run.recipe
 
     def batches(self) -> Iterator[TokenBatch]:
         """This process' slice of every step from the next on."""
@@ -163,7 +165,7 @@ class GeneratorSession(Session):
         assert self.tokens.held_out is not None
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         order, size = self.loop.task.order, max(1, self.size // self.recipe.micro_batches)
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), self.eager():
             sums = validation_sums(
                 self.loop.result, order, self.tokens.held_out, size, rank=rank, world=world
             )
@@ -174,8 +176,14 @@ class GeneratorSession(Session):
         """An image of each of the first classes, of the seeds 0, 1, ..."""
         generator = self.generator()
         labels = [i % self.tokens.data.num_classes for i in range(SHOWN)]
-        pixels = generator(labels, seeds=0, batch_size=SHOWN, output_type="pixels").images
+        with self.eager():
+            pixels = generator(labels, seeds=0, batch_size=SHOWN, output_type="pixels").images
         return grid(pixels, ACROSS, zoom=zoom_of(pixels.shape[1]), gap=2)
+
+    def eager(self) -> AbstractContextManager[Any]:
+        """Without compiled blocks: every length of the cache would be compiled anew."""
+        compiled = self.recipe.compile
+        return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
     def finish(self) -> None:
         """The generator's folder, in float32."""
