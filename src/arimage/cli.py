@@ -318,9 +318,9 @@ def main() -> None:
         typer.echo(f"arimage: {text}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        text = f"this command needs {error.name}; install it with pip install 'arimage[demo]'"
-        if str(error.msg).count(" ") > 5:  # a sentence of ours, which says more
-            text = error.msg
+        text = error.msg
+        if text.lower().startswith("no module named"):  # else it is a sentence of ours
+            text = f"this command needs {error.name}; install it with pip install 'arimage[demo]'"
         typer.echo(f"arimage: {text}", err=True)
         sys.exit(2)
 
