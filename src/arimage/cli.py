@@ -321,8 +321,10 @@ def main() -> None:
         typer.echo(f"arimage: {text}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        package = error.name if error.name in TRACKERS else "'arimage[demo]'"
-        text = f"this command needs {error.name}; install it with pip install {package}"
+        text = error.msg
+        if text.lower().startswith("no module named"):  # else it is a sentence of ours
+            package = error.name if error.name in TRACKERS else "'arimage[demo]'"
+            text = f"this command needs {error.name}; install it with pip install {package}"
         typer.echo(f"arimage: {text}", err=True)
         sys.exit(2)
 

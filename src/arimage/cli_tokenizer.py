@@ -6,9 +6,12 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from arimage.training.session import Outcome
 
 train_app, finetune_app = typer.Typer(), typer.Typer()
 Text = str | None
@@ -115,13 +118,21 @@ def _all_changes(
 
 
 def _run(config: str, changes: list[str], **fields: Any) -> None:
-    from accelerate import PartialState
-
     from arimage.training.tokenizer_recipe import read_recipe
     from arimage.training.tokenizer_run import TokenizerRun, run_tokenizer
 
     run = TokenizerRun(recipe=read_recipe(config, changes), **fields)
-    outcome = run_tokenizer(run)
+    tell(run_tokenizer(run), run.recipe.steps, run.out)
+
+
+def tell(outcome: Outcome, steps: int, out: Path) -> None:
+    """Ends the processes; the main one says what became of a run of ``steps``.
+
+    Raises:
+        typer.Exit: a signal stopped it.
+    """
+    from accelerate import PartialState
+
     PartialState().destroy_process_group()
     if int(os.environ.get("RANK", 0)):
         return
@@ -135,7 +146,7 @@ def _run(config: str, changes: list[str], **fields: Any) -> None:
         again = [word for word in sys.argv[1:] if word != "--resume"]
         several = int(os.environ.get("WORLD_SIZE", 1)) > 1
         typer.echo(
-            f"stopped after step {outcome.done} of {run.recipe.steps}, which is saved; go on with"
+            f"stopped after step {outcome.done} of {steps}, which is saved; go on with"
             f"{' the same launcher and' * several}: arimage {shlex.join(again)} --resume",
             err=True,
         )
@@ -143,4 +154,4 @@ def _run(config: str, changes: list[str], **fields: Any) -> None:
     measured = ", ".join(f"{name} {value:.4g}" for name, value in outcome.measured.items())
     if measured:
         typer.echo(f"last step: {measured}")
-    typer.echo(f"saved: {run.out}")
+    typer.echo(f"saved: {out}")

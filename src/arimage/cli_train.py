@@ -1,7 +1,7 @@
 """The commands that train: tokens, train, finetune. Heavy imports wait until they run.
 
 ``train`` and ``finetune`` are groups: their parts are ``tokenizer`` and, for ``train``,
-``generator``, which runs where neither is named.
+``generator`` and ``small``, which runs where none is named.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from arimage import cli_tokenizer
 from arimage.cli_groups import DefaultGroup
 
 app = typer.Typer()
-train_app = typer.Typer(cls=DefaultGroup, help="Train a generator (by default) or a tokenizer.")
+train_app = typer.Typer(
+    cls=DefaultGroup, help="Train small models (by default), a generator or a tokenizer."
+)
 finetune_app = typer.Typer(help="Fine-tune a tokenizer.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(finetune_app, name="finetune")
@@ -69,8 +71,8 @@ def tokens(
     typer.echo(f"{len(made)} images of {made.num_classes} classes{times}: {out}/")
 
 
-@train_app.command("generator")
-def train_generator(
+@train_app.command("small")
+def train_small(
     out: Annotated[Path, typer.Option(help="Where the generator is saved.")],
     data: Annotated[Path | None, typer.Option(help="A folder, a sub-folder per class.")] = None,
     tokens: Annotated[Path | None, typer.Option(help="From `arimage tokens`, for data.")] = None,
@@ -105,6 +107,49 @@ def train_generator(
         values = (f"{name} {value:.3f}" for name, value in history.recent().items())
         typer.echo(f"{history.name}, mean of the last 20 steps: {', '.join(values)}")
     typer.echo(f"saved: {out}")
+
+
+@train_app.command("generator")
+def train_generator(
+    data: Annotated[Path, typer.Option(help="A folder made by `arimage tokens`.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run and of the generator.")],
+    config: Annotated[
+        str | None, typer.Option(help="var-d16, llamagen-B, rar-B, x.yaml, ...; finetune.")
+    ] = None,
+    start: Annotated[str | None, typer.Option("--from", help="A generator to fine-tune.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Of a repository of models.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="Tokens of held-out images.")] = None,
+    steps: cli_tokenizer.Steps = None,
+    batch_size: cli_tokenizer.BatchSize = None,
+    precision: cli_tokenizer.Precision = None,
+    tracker: cli_tokenizer.Tracker = "tensorboard",
+    resume: cli_tokenizer.Resume = False,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="A recipe's field: model.depth=4.")
+    ] = None,
+) -> None:
+    """Train a generator on tokens by a recipe, or fine-tune one on other classes.
+
+    Several GPUs: accelerate launch -m arimage.cli train generator ...
+    """
+    from arimage.training.generator_recipe import read_generator_recipe
+    from arimage.training.generator_run import GeneratorRun, run_generator
+
+    if config is None and start is None:
+        raise ValueError("give --config, a recipe for a new generator, or --from, one to fine-tune")
+    given = {"steps": steps, "batch_size": batch_size, "precision": precision}
+    said = [f"{name}={value}" for name, value in given.items() if value is not None]
+    run = GeneratorRun(
+        recipe=read_generator_recipe(config or "finetune", [*said, *(changes or ())]),
+        data=data,
+        out=out,
+        start=start,
+        variant=variant,
+        validation=validation,
+        resume=resume,
+        tracker=tracker,
+    )
+    cli_tokenizer.tell(run_generator(run), run.recipe.steps, run.out)
 
 
 train_app.add_typer(cli_tokenizer.train_app)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from tiny import make_tokenizer
 
 from arimage.ar import layers
-from arimage.ar.base import drop_labels, may_see
+from arimage.ar.base import may_see
+from arimage.ar.draws import drop_labels
 from arimage.ar.layers import (
     RMSNorm,
     SwiGLU,

@@ -15,8 +15,8 @@ from arimage.training.ar_trainer import (
     train_transformer,
 )
 from arimage.training.common import History, Loss
-from arimage.training.recipes import TransformerRecipe
 from arimage.training.tokens import make_tokens
+from arimage.training.transformer_recipe import TransformerRecipe
 
 
 def setting(name, order):

@@ -13,8 +13,9 @@ from transformers import get_cosine_schedule_with_warmup
 from arimage.ar.var import VARModel
 from arimage.training.common import Loss, Recipe, parameter_groups
 from arimage.training.fit import fit
-from arimage.training.recipes import RECIPES, UNDECAYED, TransformerRecipe, describe, find_recipe
+from arimage.training.recipes import RECIPES, describe, find_recipe
 from arimage.training.schedules import Cosine, FlatThenLinear, half_cosine
+from arimage.training.transformer_recipe import UNDECAYED, TransformerRecipe
 
 # VAR's README: tblr, batch, wpe, twde, alng; the peak is tblr * batch / 256.
 PUBLISHED = {

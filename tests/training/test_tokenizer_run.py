@@ -24,7 +24,7 @@ from tokenizer_runs import (
 )
 
 from arimage.tokenizers.base import ImageTokenizer
-from arimage.training import checkpoints, tokenizer_run
+from arimage.training import checkpoints, session
 from arimage.training.loop import Loop
 from arimage.training.run_folder import LOSSES, read_lines
 from arimage.training.tokenizer_build import new_tokenizer
@@ -118,7 +118,7 @@ def sabotaged(data, out, resume, sabotage):
         left = iter(range(count))
         checkpoints.torch.save = lambda *a: half(*a) if next(left, None) is None else save(*a)
     elif real == "sample":
-        tokenizer_run.write_png = dying(tokenizer_run.write_png)
+        session.write_png = dying(session.write_png)
     elif real == "result":
         ImageTokenizer.save_pretrained = dying(ImageTokenizer.save_pretrained)
     go(data, out, resume=resume)
@@ -385,7 +385,7 @@ def test_a_full_disk_while_a_sheet_is_written_is_told(data, tmp_path, monkeypatc
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tokenizer_run, "write_png", full)
+    monkeypatch.setattr(session, "write_png", full)
     with pytest.raises(OSError) as caught:
         go(data, tmp_path / "run")
     assert "cannot save what step 4 measured" in sentence(caught)

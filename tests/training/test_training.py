@@ -12,10 +12,11 @@ from arimage.training.common import Loss, Recipe
 from arimage.training.data import load_folder
 from arimage.training.fit import fit, index_batches
 from arimage.training.generator_trainer import train_generator, train_on_tokens
-from arimage.training.recipes import TransformerRecipe, find_recipe
+from arimage.training.recipes import find_recipe
 from arimage.training.small import SMALL_ORDERS, scales_to, small_tokenizer, small_transformer
 from arimage.training.tokenizer_trainer import encode_all, train_tokenizer
 from arimage.training.tokens import make_tokens
+from arimage.training.transformer_recipe import TransformerRecipe
 
 
 @pytest.mark.parametrize("order", SMALL_ORDERS)

@@ -389,11 +389,3 @@ class Backbone(ArimageModel):
 def may_see(mask: Bool[Tensor, "m n"]) -> Tensor | None:
     """The mask, or None where everything is visible (attention is faster without one)."""
     return None if bool(mask.all()) else mask
-
-
-def drop_labels(
-    class_labels: Int[Tensor, " b"], rate: float, null_class: int, generator: torch.Generator
-) -> Int[Tensor, " b"]:
-    """Replaces labels by the null class with probability ``rate`` (guidance, arXiv 2207.12598)."""
-    dropped = torch.rand(len(class_labels), generator=generator) < rate
-    return torch.where(dropped.to(class_labels.device), null_class, class_labels)

@@ -34,7 +34,7 @@ def linear(
     time there is, and its kernel for more rows reads faster.
     """
     if backend == "auto":
-        backend = "onednn" if suits_onednn(x) and not torch.is_grad_enabled() else "torch"
+        backend = "onednn" if not torch.is_grad_enabled() and suits_onednn(x) else "torch"
     if backend == "torch":
         out = F.linear(x, weight, bias)
         return F.gelu(out, approximate=gelu) if gelu else out

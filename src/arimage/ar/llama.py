@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from arimage.ar.base import UNKNOWN, Backbone, Cache, Context, GridConfig, Step
 from arimage.ar.layers import (
@@ -48,7 +49,7 @@ class LlamaConfig(GridConfig):
             )
 
 
-class Block(nn.Module):
+class Block(GradientCheckpointingLayer):
     """x + attention(norm(x)), then x + mlp(norm(x)); no biases."""
 
     def __init__(self, config: LlamaConfig, layer: int) -> None:

@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from arimage.ar.base import Backbone, Cache, Context, GridConfig, Step
 from arimage.ar.layers import MLP, ResidualDropout, attend, modulate, split_heads
@@ -55,7 +56,7 @@ class RARContext(Context):
         return dataclasses.replace(self, prefix=self.prefix[:count], row=self.row[:count])
 
 
-class Block(nn.Module):
+class Block(GradientCheckpointingLayer):
     """x + gate * f(norm(x) * (1 + scale) + shift) for attention, then for the MLP."""
 
     def __init__(self, config: RARConfig, layer: int) -> None:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from arimage.ar.base import Backbone, BackboneConfig, Cache, Context, Step
 from arimage.ar.layers import MLP, ResidualDropout, attend, modulate, split_heads
@@ -64,7 +65,7 @@ class VARContext(Context):
     out: Tensor
 
 
-class Block(nn.Module):
+class Block(GradientCheckpointingLayer):
     """x + gate * f(norm(x) * (1 + scale) + shift) for attention, then for the MLP."""
 
     def __init__(self, config: VARConfig, layer: int) -> None:

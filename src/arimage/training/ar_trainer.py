@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arimage.ar.base import Backbone, Lesson, drop_labels
+from arimage.ar.base import Backbone, Lesson
+from arimage.ar.draws import drop_labels
 from arimage.ar.layers import ResidualDropout
 from arimage.ar.orders.base import Order
 from arimage.ar.orders.random import RandomOrder
@@ -16,7 +17,7 @@ from arimage.shapes import Bool, Float, Int
 from arimage.slots import SlotTable
 from arimage.training.common import History, Loss
 from arimage.training.fit import Batch, Watch, fit
-from arimage.training.recipes import TransformerRecipe
+from arimage.training.transformer_recipe import TransformerRecipe
 
 
 def train_transformer(

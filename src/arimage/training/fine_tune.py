@@ -6,8 +6,8 @@ from arimage.ar.base import Backbone
 from arimage.generator import ImageGenerator, make_order
 from arimage.training.ar_trainer import train_transformer
 from arimage.training.common import History, training_device
-from arimage.training.recipes import TransformerRecipe
 from arimage.training.tokens import TokenSet
+from arimage.training.transformer_recipe import TransformerRecipe
 
 
 def fine_tune(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from arimage.ar.draws import Draws
 from arimage.training.common import History, Loss, Recipe
 from arimage.training.loop import Loop, Moment, Player
 
@@ -18,12 +19,12 @@ class Batch:
 
     Attributes:
         index: which examples, (b,).
-        generator: of the step's own draws, on the CPU.
+        generator: of the step's own draws, on the CPU; or one for each example.
         progress: share of the training that is behind, 0 at the first step and always below 1.
     """
 
     index: Tensor
-    generator: torch.Generator
+    generator: Draws
     progress: float
 
 

@@ -16,7 +16,7 @@ from arimage.training.ar_trainer import train_transformer
 from arimage.training.augment import JITTER, with_jittered_copies
 from arimage.training.common import History, Recipe, training_device
 from arimage.training.fit import Watch
-from arimage.training.recipes import RECIPES, TransformerRecipe
+from arimage.training.recipes import RECIPES
 from arimage.training.small import (
     check_order,
     default_order,
@@ -25,6 +25,7 @@ from arimage.training.small import (
 )
 from arimage.training.tokenizer_trainer import train_tokenizer
 from arimage.training.tokens import TokenSet, make_tokens
+from arimage.training.transformer_recipe import TransformerRecipe
 
 TOKENIZER_RECIPE = Recipe(steps=1000, learning_rate=3e-3)  # found on digits; docs/log.md
 

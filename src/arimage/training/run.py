@@ -20,11 +20,12 @@ from arimage.training.generator_trainer import (
     train_on_tokens,
     train_small_tokenizer,
 )
-from arimage.training.recipes import TransformerRecipe, describe
+from arimage.training.recipes import describe
 from arimage.training.small import check_order, default_order, small_tokenizer
 from arimage.training.token_data import check_classes
 from arimage.training.token_encoder import encode_in_memory
 from arimage.training.tokens import TokenSet, load_tokens
+from arimage.training.transformer_recipe import TransformerRecipe
 from arimage.training.variants import Augmentation
 
 LOSSES, RECIPE = "losses.jsonl", "recipe.json"

@@ -8,18 +8,23 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin
-
-import yaml
+from typing import Any
 
 from arimage.registry import unknown_name
 from arimage.training.common import Recipe
 from arimage.training.losses.adversarial import check_kind
 from arimage.training.losses.perturbation import PerturbationSchedule
 from arimage.training.losses.registry import CRITICS, LOSSES
+from arimage.training.recipe_files import (
+    SUFFIXES,
+    build,
+    change_fields,
+    check_run_fields,
+    packaged_names,
+    read_own,
+    read_packaged,
+)
 from arimage.training.schedules import Cosine
 
 FOLDER = "configs/tokenizers"
@@ -170,11 +175,7 @@ class TokenizerRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "micro_batches", "save_every", "keep", "sample_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"got {name} {getattr(self, name)}; expected at least 1")
-        if self.precision not in (None, "no", "bf16", "fp16"):
-            raise ValueError(f"got precision {self.precision!r}; expected no, bf16 or fp16")
+        check_run_fields(self)
         for name, settings in self.losses.items():
             if name not in LOSSES:
                 raise KeyError(unknown_name("loss", name, LOSSES))
@@ -190,7 +191,7 @@ class TokenizerRecipe:
             KeyError: an unknown field, with the nearest known ones. ValueError: a missing one, or a
                 value that does not fit.
         """
-        return _build(cls, fields, "")
+        return build(cls, fields, NESTED)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; ``of`` undoes it."""
@@ -205,55 +206,9 @@ NESTED = {
 }
 
 
-def _build(cls: Any, fields: Any, place: str) -> Any:
-    if not isinstance(fields, dict):
-        raise ValueError(f"got {fields!r} for {place or 'a recipe'}; expected fields and values")
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    for name in fields:
-        if name not in known:
-            raise KeyError(unknown_name(f"recipe field{place and ' of ' + place}", name, known))
-    needed = [
-        name
-        for name, f in known.items()
-        if name not in fields
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    ]
-    if needed:
-        raise ValueError(
-            f"the recipe lacks {', '.join((place and place + '.' + n) or n for n in needed)}"
-        )
-    values = {
-        name: _build(NESTED[name], value, name)
-        if name in NESTED and value is not None
-        else _fitted(f"{place and place + '.'}{name}", value, known[name].type)
-        for name, value in fields.items()
-    }
-    return cls(**values)
-
-
-def _fitted(name: str, value: Any, kind: Any) -> Any:
-    """The value as the field's type; whole numbers are numbers.
-
-    Raises:
-        ValueError: a value of another type.
-    """
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    plain = [get_origin(each) or each for each in kinds]
-    if float in plain and isinstance(value, int):
-        return float(value)
-    booleans = isinstance(value, bool) and bool not in plain
-    texts = isinstance(value, str) and str not in plain
-    if booleans or texts or not isinstance(value, tuple(plain)):
-        names = " or ".join(getattr(each, "__name__", str(each)) for each in plain)
-        raise ValueError(f"got {value!r} for the recipe field {name}; expected {names}")
-    return value
-
-
 def recipe_names() -> list[str]:
     """The recipes in the package."""
-    folder = resources.files("arimage.training").joinpath(FOLDER)
-    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir())
+    return packaged_names(FOLDER)
 
 
 def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> TokenizerRecipe:
@@ -268,11 +223,7 @@ def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> TokenizerRecip
         ValueError: a file that is no YAML, or values that do not fit. FileNotFoundError: no file.
     """
     fields = _read(name)
-    for change in changes:
-        path, equals, text = change.partition("=")
-        if not equals:
-            raise ValueError(f"got {change!r}; write a field and its value: steps=1000")
-        _set(fields, path.strip().split("."), _value(text, change), change)
+    change_fields(fields, changes)
     losses = fields.get("losses")
     if isinstance(losses, dict):  # losses.perceptual=null
         fields["losses"] = {k: v for k, v in losses.items() if v is not None}
@@ -280,49 +231,14 @@ def read_recipe(name: str | Path, changes: Sequence[str] = ()) -> TokenizerRecip
 
 
 def _read(name: str | Path) -> dict[str, Any]:
-    if str(name).endswith((".yaml", ".yml")):
-        text, match = Path(name).read_text(encoding="utf-8"), None
-    else:
-        known = recipe_names()
-        match = None if name in known else FACTOR.fullmatch(str(name))
-        base = match[1] if match else str(name)
-        if base not in known:
-            raise KeyError(unknown_name("recipe", str(name), known))
-        folder = resources.files("arimage.training").joinpath(FOLDER)
-        text = folder.joinpath(f"{base}.yaml").read_text(encoding="utf-8")
-    try:
-        fields = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name} is no YAML ({str(error).splitlines()[0]})") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{name} holds {type(fields).__name__}; expected fields and values")
-    if match:
-        fields["tokenizer"] = {
-            **fields["tokenizer"],
-            "channel_multipliers": MULTIPLIERS[int(match[2])],
-        }
+    if str(name).endswith(SUFFIXES):
+        return read_own(name)
+    match = None if name in recipe_names() else FACTOR.fullmatch(str(name))
+    if match is None or match[1] not in recipe_names():
+        return read_packaged(str(name), FOLDER)
+    fields = read_packaged(match[1], FOLDER)
+    fields["tokenizer"] = {
+        **fields["tokenizer"],
+        "channel_multipliers": MULTIPLIERS[int(match[2])],
+    }
     return fields
-
-
-def _value(text: str, change: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"got {change!r}; its value is no YAML") from error
-    if isinstance(value, str):  # YAML takes 1e-4 for a text
-        try:
-            return float(value)
-        except ValueError:
-            return None if value.lower() == "none" else value
-    return value
-
-
-def _set(fields: dict[str, Any], path: list[str], value: Any, change: str) -> None:
-    *groups, last = path
-    for group in groups:
-        if fields.get(group) is None:
-            fields[group] = {}
-        fields = fields[group]
-        if not isinstance(fields, dict):
-            raise ValueError(f"got {change!r}; {group!r} has no fields of its own")
-    fields[last] = value

@@ -5,32 +5,35 @@ CPU for data that are opened by index.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
-from tqdm.auto import tqdm
 
-from arimage.images import write_png
 from arimage.pretrained import identity
+from arimage.shapes import UInt8
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.tokenizers.stages import sample_grid
 from arimage.training.images import ImageBatch, ImageData, TrainingImages, open_images
-from arimage.training.interrupt import Interrupt
 from arimage.training.loop import Loop, make_accelerator, step_seed
 from arimage.training.objective import Images
-from arimage.training.run_folder import RunFolder, flatten
+from arimage.training.run_folder import RunFolder
+from arimage.training.session import (
+    Outcome,
+    Session,
+    check_tracker,
+    per_process,
+    start_name,
+    trackers_of,
+    versions,
+)
 from arimage.training.tokenizer_build import build_task, new_tokenizer, started_tokenizer
 from arimage.training.tokenizer_recipe import TokenizerRecipe
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
 SHOWN = 8  # images of a sample grid
-TRACKERS = ("tensorboard", "wandb", "trackio", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,25 +66,7 @@ class TokenizerRun:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        if self.tracker not in TRACKERS:
-            raise ValueError(f"got tracker {self.tracker!r}; expected one of {', '.join(TRACKERS)}")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a run.
-
-    Attributes:
-        done: steps that are behind.
-        finished: whether all are; else a signal stopped it, and its state is saved.
-        skipped: broken images, with what is wrong.
-        measured: of the last step.
-    """
-
-    done: int
-    finished: bool
-    skipped: tuple[str, ...] = ()
-    measured: dict[str, float] = field(default_factory=dict)
+        check_tracker(self.tracker)
 
 
 def run_tokenizer(run: TokenizerRun) -> Outcome:
@@ -92,31 +77,28 @@ def run_tokenizer(run: TokenizerRun) -> Outcome:
         FloatingPointError: a loss that is not finite; the last saved state stays.
     """
     recipe = run.recipe
-    trackers = () if run.tracker == "none" else (run.tracker,)
-    accelerator = make_accelerator(recipe.precision, trackers, run.out / "logs")
+    accelerator = make_accelerator(recipe.precision, trackers_of(run.tracker), run.out / "logs")
     tokenizer = _tokenizer(run)
-    record = {"from": _start_name(run), "start": identity(tokenizer)}  # before anything is trained
+    record = {"from": start_name(run.start), "start": identity(tokenizer)}  # before any training
     images = _images(run, tokenizer.config.image_size)
     folder = RunFolder(run.out, recipe.keep)
     record |= _record(run, images)
     folder.check(record, run.resume)
-    per_process = _per_process(recipe, images, accelerator.num_processes)
+    size = per_process(recipe, images.count, accelerator.num_processes)
     task = build_task(tokenizer.to(accelerator.device), recipe, accelerator.device)
-    rates = task.players[0].recipe
-    loop = Loop(task, rates, accelerator, recipe.micro_batches)
+    loop = Loop(task, task.players[0].recipe, accelerator, recipe.micro_batches)
     state = folder.checkpoints.load() if run.resume else None
     if state is not None:
         loop.load_state_dict(state["loop"])
-    accelerator.wait_for_everyone()
-    session = Session(run, folder, loop, images, state)
-    if accelerator.is_main_process:
-        folder.begin(record, loop.done)
-        accelerator.init_trackers("tokenizer", config=_plain(record))
-    return session.run(per_process)
+    session = TokenizerSession(run, folder, loop, images, size, state)
+    session.begin(record)
+    return session.run()
 
 
-class Session:
-    """A run under way: what the loop is fed with, and what is done after its steps."""
+class TokenizerSession(Session):
+    """A tokenizer and images; ``size``: images per process and step."""
+
+    name = "tokenizer"
 
     def __init__(
         self,
@@ -124,104 +106,57 @@ class Session:
         folder: RunFolder,
         loop: Loop,
         images: TrainingImages,
+        size: int,
         state: dict[str, Any] | None,
     ) -> None:
-        self.asked, self.folder, self.loop, self.images = run, folder, loop, images
-        self.accelerator: Accelerator = loop.accelerator
+        super().__init__(run.recipe, folder, loop, run.progress)
+        self.out, self.images, self.size = run.out, images, size
         self.samples: torch.Tensor | None = None if state is None else state["samples"]
         states = None if state is None else state["data"]
         self.data_state = states and states[self.accelerator.process_index % len(states)]
-        self.measured: dict[str, float] = {}
 
-    def run(self, per_process: int) -> Outcome:
-        """All steps that are left, or those until a signal; saves what is to be saved."""
-        loop, recipe = self.loop, self.asked.recipe
-        batches = self._batches(per_process)
-        bar = tqdm(
-            total=recipe.steps,
-            initial=loop.done,
-            desc="tokenizer",
-            disable=not (self.asked.progress and self.accelerator.is_main_process),
-            mininterval=0.5,
-        )
-        if loop.done and self.accelerator.is_main_process and self.asked.progress:
-            bar.write(f"going on after step {loop.done}: {self.images.resume_note()}")
-        with Interrupt() as interrupt, bar:
-            while loop.done < recipe.steps and not self._agreed(interrupt.asked):
-                self._step(next(batches))
-                bar.update()
-                bar.set_postfix(loss=f"{self.measured['loss']:.4f}", refresh=False)
-                if loop.done % recipe.save_every == 0 or loop.done == recipe.steps:
-                    self._save()
-            finished = loop.done == recipe.steps
-            if not finished and loop.done % recipe.save_every:
-                self._save()
-        return self._end(finished)
-
-    def _batches(self, per_process: int) -> Iterator[ImageBatch]:
+    def batches(self) -> Iterator[ImageBatch]:
         """From the next step on; the first of all also starts the codebook and is the sample."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         place = {"rank": rank, "world": world, "start": self.loop.done}
-        batches = self.images.batches(per_process, **place, state=self.data_state)
+        batches = self.images.batches(self.size, **place, state=self.data_state)
         if self.loop.done:
             return batches
         first = next(batches)
         self.samples = first.pixels[:SHOWN].clone()
-        seed = step_seed(self.asked.recipe.seed, self.asked.recipe.steps)
+        seed = step_seed(self.recipe.seed, self.recipe.steps)
         self.loop.task.start(self._to_device(first), seed)
         return chain([first], batches)
 
-    def _step(self, batch: ImageBatch) -> None:
+    def step(self, batch: ImageBatch) -> dict[str, float]:
+        """One step; broken images and the place in the data are noted."""
         self.images.note(batch.skipped)
         self.data_state = batch.state
-        self.measured = self.loop.step(self._to_device(batch))
-        done, recipe = self.loop.done, self.asked.recipe
-        if self.accelerator.is_main_process:
-            try:
-                self.folder.note(done, self.measured)
-                self.accelerator.log(self.measured, step=done)
-                if done % recipe.sample_every == 0 or done == recipe.steps:
-                    self._show(done)
-            except OSError as error:
-                raise self.folder.checkpoints.failed(f"what step {done} measured", error) from error
+        return self.loop.step(self._to_device(batch))
 
-    def _show(self, done: int) -> None:
-        """A sheet of what the averaged tokenizer makes of the first images."""
+    def sheet(self) -> UInt8[np.ndarray, "h w 3"]:
+        """What the averaged tokenizer makes of the first images."""
         assert self.samples is not None
-        grid = sample_grid(self.loop.result, self.samples.numpy())
-        write_png(self.folder.sample_path(done), grid)
-        for tracker in self.accelerator.trackers:
-            if hasattr(tracker, "log_images"):  # others than TensorBoard know no format
-                options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                tracker.log_images({"samples": grid[None]}, step=done, **options)
+        return sample_grid(self.loop.result, self.samples.numpy())
 
-    def _save(self) -> None:
+    def state(self) -> dict[str, Any]:
+        """The sample, and the place in the data of every process."""
         from accelerate.utils import gather_object
 
         data = None if self.data_state is None else gather_object([self.data_state])
-        if self.accelerator.is_main_process:
-            state = {"loop": self.loop.state_dict(), "samples": self.samples, "data": data}
-            self.folder.checkpoints.save(self.loop.done, state)
-        self.accelerator.wait_for_everyone()
+        return {"samples": self.samples, "data": data}
 
-    def _agreed(self, asked: bool) -> bool:
-        """Whether any process was asked to stop: all stop after the same step."""
-        if self.accelerator.num_processes == 1:
-            return asked
-        flag = torch.tensor(float(asked), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum"))
+    def note(self) -> str:
+        """As the data say."""
+        return self.images.resume_note()
 
-    def _end(self, finished: bool) -> Outcome:
-        from accelerate.utils import gather_object
+    def skipped(self) -> tuple[str, ...]:
+        """Of this process."""
+        return tuple(self.images.skipped)
 
-        skipped = self.images.skipped
-        if self.accelerator.num_processes > 1:
-            skipped = list(dict.fromkeys(gather_object(list(skipped))))
-        if self.accelerator.is_main_process and finished:
-            self.loop.result.eval().save_pretrained(self.asked.out)
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
-        return Outcome(self.loop.done, finished, tuple(skipped), self.measured)
+    def finish(self) -> None:
+        """The tokenizer's folder."""
+        self.loop.result.eval().save_pretrained(self.out)
 
     def _to_device(self, batch: ImageBatch) -> Images:
         pixels = batch.pixels.to(self.accelerator.device, non_blocking=True).permute(0, 3, 1, 2)
@@ -251,35 +186,7 @@ def _images(run: TokenizerRun, size: int) -> TrainingImages:
     )
 
 
-def _per_process(recipe: TokenizerRecipe, images: TrainingImages, processes: int) -> int:
-    """Images per process and step.
-
-    Raises:
-        ValueError: a batch that processes and micro-batches do not divide, more than there are.
-    """
-    parts = processes * recipe.micro_batches
-    if recipe.batch_size % parts:
-        raise ValueError(
-            f"got batch_size {recipe.batch_size} for {processes} processes with "
-            f"{recipe.micro_batches} micro-batches each; use a multiple of {parts}"
-        )
-    if images.count is not None and images.count < recipe.batch_size:
-        raise ValueError(
-            f"got {images.count} images for a batch of {recipe.batch_size}; give more images, or "
-            f"--batch-size {images.count} or less"
-        )
-    return recipe.batch_size // processes
-
-
-def _start_name(run: TokenizerRun) -> str | None:
-    if run.start is None:
-        return None
-    path = Path(run.start)
-    return path.resolve().name if path.exists() else run.start
-
-
 def _record(run: TokenizerRun, images: TrainingImages) -> dict[str, Any]:
-    names = ("arimage", "torch", "accelerate", "vector-quantize-pytorch")
     return {
         "quantizer": run.quantizer,
         "recipe": run.recipe.to_dict(),
@@ -288,11 +195,5 @@ def _record(run: TokenizerRun, images: TrainingImages) -> dict[str, Any]:
             "identity": images.identity,
             "images": images.count,
         },
-        "versions": {name: version(name) for name in names},
+        "versions": versions("vector-quantize-pytorch"),
     }
-
-
-def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    """What every tracker takes: flat, numbers and texts."""
-    plain = (int, float, str, bool)
-    return {k: v if isinstance(v, plain) else str(v) for k, v in flatten(record).items()}

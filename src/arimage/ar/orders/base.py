@@ -22,6 +22,7 @@ from arimage.ar.base import (
     Step,
     may_see,
 )
+from arimage.ar.draws import Draws
 from arimage.shapes import Bool, Float, Int
 from arimage.slots import Fuser
 
@@ -74,7 +75,7 @@ class Order(ABC):
         """What the model embeds at ``step`` besides the prefix; None for the prefix alone."""
 
     @abstractmethod
-    def lesson(self, ids: Int[Tensor, "b slots"], generator: torch.Generator) -> Lesson:
+    def lesson(self, ids: Int[Tensor, "b slots"], draws: Draws) -> Lesson:
         """Inputs and targets of one full pass over real tokens (orders may draw a mask)."""
 
     def start(self, noise: Noise, known: Known | None = None) -> State:

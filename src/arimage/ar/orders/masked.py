@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from arimage.ar.base import CONTENT, PREFIX, UNKNOWN, Descriptors, Draw, Lesson, Noise, State, Step
+from arimage.ar.draws import Draws, uniform
 from arimage.ar.orders.base import Order
 from arimage.shapes import Bool, Int
 from arimage.slots import Fuser
@@ -109,10 +110,10 @@ class MaskedOrder(Order):
         stay = torch.minimum(stay, left - 1).clamp_min(0)
         return left if ratio == 1 else left - stay
 
-    def lesson(self, ids: Int[Tensor, "b slots"], generator: torch.Generator) -> Lesson:
+    def lesson(self, ids: Int[Tensor, "b slots"], draws: Draws) -> Lesson:
         """Masks a share cos(pi/2 * u), u uniform, of each image; only masked slots count."""
-        share = torch.cos(math.pi / 2 * torch.rand(len(ids), 1, generator=generator))
-        score = torch.rand(ids.shape, generator=generator)
+        share = torch.cos(math.pi / 2 * uniform(draws, len(ids), 1))
+        score = uniform(draws, *ids.shape)
         place = score.argsort(1).argsort(1)
         count = (share * self.num_slots).ceil().clamp(1, self.num_slots)
         masked = (place < count).to(ids.device)

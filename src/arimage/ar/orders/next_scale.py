@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from arimage.ar.base import Descriptors, Lesson, State, Step
+from arimage.ar.draws import Draws
 from arimage.ar.orders.base import CausalOrder
 from arimage.shapes import Bool, Int
 
@@ -27,7 +28,7 @@ class NextScaleOrder(CausalOrder):
         return None if step.index == 0 else self.fuser.view(state.canvas, step.scale)
 
     @torch.no_grad()
-    def lesson(self, ids: Int[Tensor, "b slots"], generator: torch.Generator) -> Lesson:
+    def lesson(self, ids: Int[Tensor, "b slots"], draws: Draws) -> Lesson:
         """Views of the canvas as generation would see it, scales 1 and up; all tokens out."""
         views, canvas = [self.fuser.lookup(ids[:, :0])], self.fuser.blank(len(ids))
         for step in self._steps[:-1]:

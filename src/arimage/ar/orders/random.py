@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from arimage.ar.base import NO_SLOT, Known, Lesson, Noise, State, Step
+from arimage.ar.draws import Draws, uniform
 from arimage.ar.orders.raster import RasterOrder
 from arimage.shapes import Int
 from arimage.slots import Fuser
@@ -51,19 +52,17 @@ class RandomOrder(RasterOrder):
         step = super().next_step(state)
         return None if step is None or state.path is None else along(step, state.path)
 
-    def lesson(
-        self, ids: Int[Tensor, "b slots"], generator: torch.Generator, share: float = 1.0
-    ) -> Lesson:
+    def lesson(self, ids: Int[Tensor, "b slots"], draws: Draws, share: float = 1.0) -> Lesson:
         """Raster's lesson on paths: targets stand in the order of ``Lesson.step.slots``.
 
         Args:
             share: probability that an image has a random path; the others are in raster order.
         """
         if self.path is None:
-            path = random_paths(*ids.shape, share, generator).to(ids.device)
+            path = random_paths(*ids.shape, share, draws).to(ids.device)
         else:
             path = paths_for(self.path, len(ids))
-        taught = super().lesson(ids.gather(1, path), generator)
+        taught = super().lesson(ids.gather(1, path), draws)
         return dataclasses.replace(taught, step=along(taught.step, path))
 
 
@@ -73,12 +72,10 @@ def along(step: Step, path: Int[Tensor, "b slots"]) -> Step:
     return dataclasses.replace(step, slots=path[:, step.slots], holds=held)
 
 
-def random_paths(
-    batch: int, num_slots: int, share: float, generator: torch.Generator
-) -> Int[Tensor, "b slots"]:
+def random_paths(batch: int, num_slots: int, share: float, draws: Draws) -> Int[Tensor, "b slots"]:
     """Paths, each random with probability ``share`` and raster otherwise."""
-    drawn = torch.rand(batch, num_slots, generator=generator).argsort(1)
-    chosen = torch.rand(batch, 1, generator=generator) < share
+    drawn = uniform(draws, batch, num_slots).argsort(1)
+    chosen = uniform(draws, batch, 1) < share
     return torch.where(chosen, drawn, torch.arange(num_slots))
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from arimage.ar.base import Descriptors, Lesson, State, Step
+from arimage.ar.draws import Draws
 from arimage.ar.orders.base import CausalOrder
 from arimage.shapes import Bool, Int
 
@@ -27,7 +28,7 @@ class RasterOrder(CausalOrder):
             return None
         return state.ids.gather(1, step.holds.expand(len(state.ids), 1))
 
-    def lesson(self, ids: Int[Tensor, "b slots"], generator: torch.Generator) -> Lesson:
+    def lesson(self, ids: Int[Tensor, "b slots"], draws: Draws) -> Lesson:
         """All tokens but the last in; all tokens out."""
         counts = torch.ones_like(ids, dtype=torch.bool)
         return Lesson(ids[:, :-1], ids, counts, self.full_step())

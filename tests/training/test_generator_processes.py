@@ -1,0 +1,97 @@
+"""Two processes with half a batch each train as one process with all of it."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from generator_runs import FAMILIES, go, recipe, write_tokens
+
+from arimage.training.run_folder import LOSSES, read_lines
+
+STEPS = 4
+RUNS = {family: {} for family in FAMILIES} | {"lora": {"lora": {"rank": 2}}}
+
+
+def train_all(folder: Path) -> None:
+    """Every family, and adapters, into a folder of its own; no dropout, whose draws differ."""
+    for name, fields in RUNS.items():
+        family = name if name in FAMILIES else "var"
+        model = {**recipe(family).model, "dropout": 0.0}
+        given = recipe(
+            family,
+            **fields,
+            steps=STEPS,
+            batch_size=8,
+            micro_batches=2,
+            model=model,
+            drop_path=0.0,
+            label_dropout=0.4,
+        )
+        start = str(folder.parent / "start") if fields else None
+        tokens = folder.parent / FAMILIES[family][0]
+        go(tokens, folder / name, given, resume=(folder / name).exists(), start=start)
+
+
+def main() -> None:
+    """Run by each process."""
+    train_all(Path(sys.argv[1]))
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """Losses by process count and run."""
+    folder = tmp_path_factory.mktemp("processes")
+    for name in ("vq", "multiscale_vq"):
+        write_tokens(folder / name, name, 20)
+    without = {**recipe().model, "dropout": 0.0}
+    go(folder / "multiscale_vq", folder / "start", recipe(steps=1, model=without))
+    (folder / "one").mkdir()
+    (folder / "two").mkdir()
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    here, root = Path(__file__).parent, Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root / "src"), str(here), str(here.parent)])
+    workers = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(folder / "two")],
+            env={
+                **os.environ,
+                "PYTHONPATH": paths,
+                "OMP_NUM_THREADS": "1",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "WORLD_SIZE": "2",
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    train_all(folder / "one")
+    for worker in workers:
+        _, errors = worker.communicate(timeout=300)
+        assert worker.returncode == 0, errors[-2000:]
+    return {
+        world: {name: read_lines(folder / world / name / LOSSES) for name in RUNS}
+        for world in ("one", "two")
+    }
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_are_one_with_twice_the_batch(both, name):
+    one, two = both["one"][name], both["two"][name]
+    assert len(one) == len(two) == STEPS
+    for a, b in zip(one, two, strict=True):
+        assert b == pytest.approx(a, rel=1e-5, abs=1e-5)
+    assert "validation loss" in one[-1]
+    assert one[0]["loss"] != one[-1]["loss"]
+
+
+if __name__ == "__main__":
+    main()
