@@ -24,7 +24,7 @@ from tokenizer_runs import (
 )
 
 from arimage.tokenizers.base import ImageTokenizer
-from arimage.training import checkpoints, session
+from arimage.training import checkpoints, session, tokenizer_run
 from arimage.training.loop import Loop
 from arimage.training.run_folder import LOSSES, read_lines
 from arimage.training.tokenizer_build import new_tokenizer

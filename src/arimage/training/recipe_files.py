@@ -94,7 +94,7 @@ def build(cls: Any, fields: Any, classes: Mapping[str, Any] = NO_CLASSES, place:
     values = {
         name: build(classes[name], value, classes, name)
         if name in classes and value is not None
-        else _fitted(f"{place and place + '.'}{name}", value, known[name].type)
+        else fitted(f"{place and place + '.'}{name}", value, known[name].type)
         for name, value in fields.items()
     }
     return cls(**values)
@@ -113,7 +113,7 @@ def check_run_fields(recipe: Any, *more: str) -> None:
         raise ValueError(f"got precision {recipe.precision!r}; expected no, bf16 or fp16")
 
 
-def _fitted(name: str, value: Any, kind: Any) -> Any:
+def fitted(name: str, value: Any, kind: Any) -> Any:
     """The value as the field's type; whole numbers are numbers.
 
     Raises:

@@ -21,6 +21,7 @@ from arimage.training.recipe_files import (
     build,
     change_fields,
     check_run_fields,
+    fitted,
     packaged_names,
     read_own,
     read_packaged,
@@ -181,7 +182,7 @@ class TokenizerRecipe:
                 raise KeyError(unknown_name("loss", name, LOSSES))
             if not isinstance(settings, dict) or "weight" not in settings:
                 raise ValueError(f"the loss {name!r} has no weight; write {name}: {{weight: 1.0}}")
-            _fitted(f"losses.{name}.weight", settings["weight"], float | None)
+            fitted(f"losses.{name}.weight", settings["weight"], float | None)
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> "TokenizerRecipe":
