@@ -9,7 +9,9 @@ from tiny import MODEL_CASES, make_generator, sentence
 
 from arimage.generator import ImageGenerator
 from arimage.hub import locate
+from arimage.pretrained import identity
 from arimage.sampling.guidance import PowerCosine, Schedule
+from arimage.tokenizers.base import ImageTokenizer
 from arimage.zoo import PRESETS, Preset
 
 
@@ -138,3 +140,23 @@ def test_a_schedule_that_is_not_registered_cannot_be_saved(tmp_path):
         generator.save_pretrained(tmp_path / "out")
     assert "Mine is not a registered guidance schedule" in sentence(caught)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fine_tuned_tokenizer_takes_the_place_of_the_one_in_the_folder(tmp_path):
+    tuned = ImageTokenizer.from_pretrained("digits-var")
+    with torch.no_grad():
+        for parameter in tuned.decoder.parameters():
+            parameter.mul_(1.01)
+    tuned.save_pretrained(tmp_path / "tuned")
+    exact = {"dtype": torch.float32}
+    generator = ImageGenerator.from_pretrained("digits-var", tokenizer=tmp_path / "tuned", **exact)
+    assert identity(generator.tokenizer) == identity(tuned)
+    plain = ImageGenerator.from_pretrained("digits-var", **exact)
+    images = [g([3], seeds=[0], output_type="pixels") for g in (generator, plain)]
+    assert images[0].ids.equal(images[1].ids)
+    assert (images[0].images != images[1].images).any()
+    other = ImageTokenizer.from_pretrained("digits-llamagen")
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError) as caught:
+        ImageGenerator.from_pretrained("digits-var", tokenizer=tmp_path / "other")
+    assert "use the pair that was trained together" in sentence(caught)

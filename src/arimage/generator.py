@@ -19,7 +19,7 @@ from arimage.files import read_json
 from arimage.hub import Access
 from arimage.images import from_pixels, native_pixels, to_pil, to_pixels
 from arimage.outputs import GeneratorOutput, Origin, Preview, check_output_type, gathered, packed
-from arimage.parts import check_fit, load_part, make_order, save_parts
+from arimage.parts import check_fit, load_part, make_order, own_tokenizer, save_parts
 from arimage.pretrained import check_device, default_dtype
 from arimage.publish import Publishable
 from arimage.sampling.conditions import Conditions, Labels, Prompts, Rows, asked, kind, rows_for
@@ -92,7 +92,7 @@ class ImageGenerator(Publishable):
         Args:
             name: preset, folder, hub id or file.
             variant: which model of a hub repository or of such a folder, for example "d16".
-            tokenizer: the tokenizer's file, or a hub id that has one.
+            tokenizer: another one: the folder of a fine-tuned one, a file, a hub id that has one.
             dtype, device: of the loaded models; dtype None is bfloat16 where the device computes in
                 it, else float32. A seed makes the same image in the same dtype.
             revision, cache_dir, token, local_files_only: for a hub repository (``hub.Access``).
@@ -107,16 +107,17 @@ class ImageGenerator(Publishable):
         access = Access(
             revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
         )
-        folder = locate(name, variant, tokenizer, access)
+        dtype = default_dtype(device) if dtype is None else dtype
+        own = own_tokenizer(tokenizer, dtype)
+        folder = locate(name, variant, tokenizer if own is None else None, access)
         if not (folder / INDEX).is_file():
             raise FileNotFoundError(
                 f"no {INDEX} in {folder}; give a folder made by ImageGenerator.save_pretrained"
             )
         check_device(device)
-        dtype = default_dtype(device) if dtype is None else dtype
         index = read_json(folder / INDEX)
         parts = (
-            load_part(folder, TOKENIZER, TOKENIZERS, dtype),
+            load_part(folder, TOKENIZER, TOKENIZERS, dtype) if own is None else own,
             load_part(folder, TRANSFORMER, MODELS, dtype),
         )
         settings = Settings.from_json(index.get("sampling", {}))

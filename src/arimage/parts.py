@@ -57,6 +57,13 @@ def check_fit(tokenizer: ImageTokenizer, transformer: Backbone) -> None:
             )
 
 
+def own_tokenizer(path: str | Path | None, dtype: torch.dtype) -> ImageTokenizer | None:
+    """The tokenizer of a folder that ``save_pretrained`` or a training made; else None."""
+    if path is None or not (Path(path) / "config.json").is_file():
+        return None
+    return ImageTokenizer.from_pretrained(path, dtype=dtype)
+
+
 def load_part(folder: Path, part: str, registry: Any, dtype: torch.dtype) -> Any:
     """One component folder, by the ``model_type`` in its config.json."""
     path = folder / part

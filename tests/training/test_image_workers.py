@@ -124,7 +124,8 @@ except KeyboardInterrupt:
 def training(folder, tmp_path):
     """A script that trains, in a process group of its own; with it its workers."""
     script = tmp_path / "script.py"
-    script.write_text(TRAINING)
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    script.write_text(heard + TRAINING)  # a shell's background jobs are deaf to Ctrl-C
     process = subprocess.Popen(
         [sys.executable, script, folder],
         stdout=subprocess.PIPE,
