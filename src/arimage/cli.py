@@ -322,7 +322,7 @@ def main() -> None:
         sys.exit(2)
     except ModuleNotFoundError as error:
         text = error.msg
-        if text.lower().startswith("no module named"):  # else it is a sentence of ours
+        if text.lower().startswith(("no module named", "import of")):  # else a sentence of ours
             package = error.name if error.name in TRACKERS else "'arimage[demo]'"
             text = f"this command needs {error.name}; install it with pip install {package}"
         typer.echo(f"arimage: {text}", err=True)
