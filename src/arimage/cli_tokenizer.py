@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from arimage.training.session import Outcome
+from arimage import cli_runs
 
 train_app, finetune_app = typer.Typer(), typer.Typer()
 Text = str | None
 Data = Annotated[str, typer.Option(help="A folder of images, shards, or a data set's hub id.")]
 Out = Annotated[Path, typer.Option(help="Folder of the run and of the tokenizer.")]
-Steps = Annotated[int | None, typer.Option(help="Optimizer steps.", min=1)]
-BatchSize = Annotated[int | None, typer.Option(help="Images per step, of all processes.", min=1)]
 Perceptual = Annotated[Text, typer.Option(help="lpips, convnext, resnet, dinov2, or none.")]
 Parts = Annotated[Text, typer.Option("--parts", help="To train: encoder,codebook,decoder.")]
-Precision = Annotated[Text, typer.Option(help="no (float32), bf16, fp16.")]
 Workers = Annotated[int, typer.Option(help="Processes that decode images.", min=0)]
 Strict = Annotated[bool, typer.Option("--strict-data", help="Stop at a broken image.")]
-Tracker = Annotated[str, typer.Option(help="tensorboard, wandb, trackio, none.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="A recipe's field: losses.l1.weight=2.")
 ]
@@ -36,15 +27,15 @@ def train(
     config: Annotated[str, typer.Option(help="vqgan, llamagen, multiscale-vq-f16, x.yaml, ...")],
     data: Data,
     out: Out,
-    steps: Steps = None,
-    batch_size: BatchSize = None,
+    steps: cli_runs.Steps = None,
+    batch_size: cli_runs.BatchSize = None,
     perceptual: Perceptual = None,
     parts: Parts = None,
-    precision: Precision = None,
+    precision: cli_runs.Precision = None,
     workers: Workers = 0,
     strict_data: Strict = False,
-    tracker: Tracker = "tensorboard",
-    resume: Resume = False,
+    tracker: cli_runs.Tracker = "tensorboard",
+    resume: cli_runs.Resume = False,
     changes: Changes = None,
 ) -> None:
     """Train a new tokenizer by a recipe.
@@ -71,16 +62,16 @@ def finetune(
     out: Out,
     variant: Annotated[Text, typer.Option(help="Of a repository of models.")] = None,
     config: Annotated[str, typer.Option(help="finetune, vqgan, x.yaml, ...")] = "finetune",
-    steps: Steps = None,
-    batch_size: BatchSize = None,
+    steps: cli_runs.Steps = None,
+    batch_size: cli_runs.BatchSize = None,
     perceptual: Perceptual = None,
     quantizer: Annotated[Text, typer.Option(help="Another one, with the codes there are.")] = None,
     parts: Parts = None,
-    precision: Precision = None,
+    precision: cli_runs.Precision = None,
     workers: Workers = 0,
     strict_data: Strict = False,
-    tracker: Tracker = "tensorboard",
-    resume: Resume = False,
+    tracker: cli_runs.Tracker = "tensorboard",
+    resume: cli_runs.Resume = False,
     changes: Changes = None,
 ) -> None:
     """Fine-tune a tokenizer on images of one's own.
@@ -122,36 +113,4 @@ def _run(config: str, changes: list[str], **fields: Any) -> None:
     from arimage.training.tokenizer_run import TokenizerRun, run_tokenizer
 
     run = TokenizerRun(recipe=read_recipe(config, changes), **fields)
-    tell(run_tokenizer(run), run.recipe.steps, run.out)
-
-
-def tell(outcome: Outcome, steps: int, out: Path) -> None:
-    """Ends the processes; the main one says what became of a run of ``steps``.
-
-    Raises:
-        typer.Exit: a signal stopped it.
-    """
-    from accelerate import PartialState
-
-    PartialState().destroy_process_group()
-    if int(os.environ.get("RANK", 0)):
-        return
-    if outcome.skipped:
-        names = "; ".join(outcome.skipped[:5]) + "; ..." * (len(outcome.skipped) > 5)
-        typer.echo(f"{len(outcome.skipped)} broken images were skipped: {names}", err=True)
-    if not outcome.finished and not outcome.done:
-        typer.echo("stopped before the first step; nothing is saved", err=True)
-        raise typer.Exit(130)
-    if not outcome.finished:
-        again = [word for word in sys.argv[1:] if word != "--resume"]
-        several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-        typer.echo(
-            f"stopped after step {outcome.done} of {steps}, which is saved; go on with"
-            f"{' the same launcher and' * several}: arimage {shlex.join(again)} --resume",
-            err=True,
-        )
-        raise typer.Exit(130)
-    measured = ", ".join(f"{name} {value:.4g}" for name, value in outcome.measured.items())
-    if measured:
-        typer.echo(f"last step: {measured}")
-    typer.echo(f"saved: {out}")
+    cli_runs.tell(run_tokenizer(run), run.recipe.steps, run.out)

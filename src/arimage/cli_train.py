@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from arimage import cli_tokenizer
+from arimage import cli_runs, cli_tokenizer
 from arimage.cli_groups import DefaultGroup
 
 app = typer.Typer()
@@ -119,11 +119,11 @@ def train_generator(
     start: Annotated[str | None, typer.Option("--from", help="A generator to fine-tune.")] = None,
     variant: Annotated[str | None, typer.Option(help="Of a repository of models.")] = None,
     validation: Annotated[Path | None, typer.Option(help="Tokens of held-out images.")] = None,
-    steps: cli_tokenizer.Steps = None,
-    batch_size: cli_tokenizer.BatchSize = None,
-    precision: cli_tokenizer.Precision = None,
-    tracker: cli_tokenizer.Tracker = "tensorboard",
-    resume: cli_tokenizer.Resume = False,
+    steps: cli_runs.Steps = None,
+    batch_size: cli_runs.BatchSize = None,
+    precision: cli_runs.Precision = None,
+    tracker: cli_runs.Tracker = "tensorboard",
+    resume: cli_runs.Resume = False,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="A recipe's field: model.depth=4.")
     ] = None,
@@ -149,7 +149,7 @@ def train_generator(
         resume=resume,
         tracker=tracker,
     )
-    cli_tokenizer.tell(run_generator(run), run.recipe.steps, run.out)
+    cli_runs.tell(run_generator(run), run.recipe.steps, run.out)
 
 
 train_app.add_typer(cli_tokenizer.train_app)

@@ -45,8 +45,12 @@ def to_pixels(
 
 def from_pixels(pixels: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
     """Uint8 pixels to float32 images in [-1, 1]; ``to_pixels`` undoes it exactly."""
-    tensor = torch.from_numpy(np.array(pixels, order="C")).permute(0, 3, 1, 2)
-    return tensor.float().div(127.5).sub(1).contiguous()
+    return scaled(torch.from_numpy(np.array(pixels, order="C")))
+
+
+def scaled(pixels: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
+    """``from_pixels`` for pixels in a tensor, where they live."""
+    return pixels.permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
 
 
 def to_pil(pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Image.Image]:

@@ -51,8 +51,9 @@ ROOMS = {  # what each part may import besides itself and the leaves
         *("demo", "cli_evaluate", "cli_publish", "cli_train", "evaluation"),
     },
     "cli_evaluate": {"cli_groups", "eval", "evaluation", "evaluation_tokenizer"},
-    "cli_train": {"cli_groups", "cli_tokenizer", "generator", "training"},
-    "cli_tokenizer": {"training"},
+    "cli_train": {"cli_groups", "cli_runs", "cli_tokenizer", "generator", "training"},
+    "cli_tokenizer": {"cli_runs", "training"},
+    "cli_runs": {"training"},
     "cli_publish": {"generator"},
     "cli_groups": set(),
 }

@@ -160,7 +160,7 @@ def test_the_card_says_what_it_is(folder, report):
     assert found.data.license == "mit"  # of the base model
     assert found.data.base_model == "FoundationVision/var"
     assert found.data.datasets == "me/photos"
-    assert found.data.library_name == "arimage"
+    assert found.data.to_dict()["library_name"] == "arimage"
     assert found.data.pipeline_tag == "unconditional-image-generation"
     assert found.data.tags == ["autoregressive", "next-scale"]
     fid, accuracy = found.data.eval_results

@@ -13,7 +13,6 @@ from arimage.training.losses.adversarial import (
     encoder_last_layer,
     generator_loss,
     last_layer,
-    weight_at,
 )
 
 REAL, FAKE = torch.tensor([[2.0, 0.5]]), torch.tensor([[-3.0, 1.0]])
@@ -79,10 +78,6 @@ def test_lecam_without_weight_is_nothing():
     lecam = LeCam(0.0)
     assert lecam(REAL, FAKE).item() == 0
     assert lecam.real.item() == 0
-
-
-def test_the_start_step():
-    assert [weight_at(step, 0.8, 3) for step in (0, 2, 3, 4)] == [0.0, 0.0, 0.8, 0.8]
 
 
 def test_the_adaptive_weight_is_the_ratio_of_gradients():

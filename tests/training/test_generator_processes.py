@@ -1,13 +1,11 @@
 """Two processes with half a batch each train as one process with all of it."""
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from generator_runs import FAMILIES, go, recipe, write_tokens
+from two_processes import two_processes
 
 from arimage.training.run_folder import LOSSES, read_lines
 
@@ -50,33 +48,8 @@ def both(tmp_path_factory):
     go(folder / "multiscale_vq", folder / "start", recipe(steps=1, model=without))
     (folder / "one").mkdir()
     (folder / "two").mkdir()
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    here, root = Path(__file__).parent, Path(__file__).parents[2]
-    paths = os.pathsep.join([str(root / "src"), str(here), str(here.parent)])
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder / "two")],
-            env={
-                **os.environ,
-                "PYTHONPATH": paths,
-                "OMP_NUM_THREADS": "1",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "WORLD_SIZE": "2",
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-            },
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    train_all(folder / "one")
-    for worker in workers:
-        _, errors = worker.communicate(timeout=300)
-        assert worker.returncode == 0, errors[-2000:]
+    with two_processes(__file__, folder / "two"):
+        train_all(folder / "one")
     return {
         world: {name: read_lines(folder / world / name / LOSSES) for name in RUNS}
         for world in ("one", "two")

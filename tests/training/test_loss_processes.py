@@ -6,16 +6,12 @@ averaged over processes, as DDP averages gradients, and compared with one proces
 
 import copy
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from tiny import make_tokenizer
+from two_processes import two_processes
 
 from arimage.tokenizers.entropy import mean_over_processes
 from arimage.training.losses.adversarial import LeCam, adaptive_weight
@@ -115,28 +111,9 @@ def averaged(values):
 
 @pytest.fixture(scope="module")
 def of_two():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    setting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    search_path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
-    command = [sys.executable, __file__]
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **setting, "RANK": str(rank), "PYTHONPATH": search_path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parent,
-        )
-        for rank in range(2)
-    ]
-    results = []
-    for process in processes:
-        results.append((*process.communicate(timeout=120), process.returncode))
-    assert not any(code for *_, code in results), results
-    return [json.loads(out.splitlines()[-1]) for out, *_ in results]
+    with two_processes(__file__) as said:
+        pass
+    return [json.loads(printed.splitlines()[-1]) for printed in said]
 
 
 @pytest.mark.parametrize("name", CHECKS)

@@ -72,7 +72,7 @@ def test_changes():
         ("adversarial.critic=patchgam", "Did you mean 'patchgan'"),
         ("adversarial.loss=hing", "Did you mean 'hinge'?"),
         ("optimizer.scedule=cosine", "unknown recipe field of optimizer 'scedule'"),
-        ("optimizer.schedule=linear", "expected constant or cosine"),
+        ("optimizer.schedule=linear", "expected one of constant, cosine"),
         ("optimizer.warmup=500", "got warmup 500.0; expected a share"),
         ("steps=0", "got steps 0; expected at least 1"),
         ("steps=many", "got 'many' for the recipe field steps; expected int"),

@@ -96,7 +96,14 @@ def fit(
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     loop = Loop(Single(Player(name, model, recipe), loss_of, generator), recipe)
-    history, batches = History(name), index_batches(count, recipe.batch_size, generator)
+    return run_loop(name, loop, index_batches(count, recipe.batch_size, generator), watch)
+
+
+def run_loop(
+    name: str, loop: Loop, batches: Iterator[Any], watch: Watch | None = None
+) -> tuple[nn.Module, History]:
+    """All steps of a loop on batches in memory; arguments and results as of ``fit``."""
+    history, recipe = History(name), loop.recipe
     bar = tqdm(range(recipe.steps), desc=name, disable=not recipe.progress, mininterval=0.5)
     for _ in bar:
         history.note(loop.step(next(batches)))

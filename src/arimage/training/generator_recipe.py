@@ -4,16 +4,16 @@ Named ones lie in ``configs/generators``. A file may say ``base: var-d16`` and o
 ``--set model.depth=4`` changes any field.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from arimage.training.recipe_files import (
     SUFFIXES,
-    build,
+    RecipeFile,
     change_fields,
+    check_optimizer,
     check_run_fields,
     packaged_names,
     read_own,
@@ -51,20 +51,12 @@ class GeneratorOptimizer:
     ema_decay: float | None = None
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise ValueError(
-                f"got schedule {self.schedule!r}; expected one of {', '.join(SCHEDULES)}"
-            )
-        for name in ("warmup", "final"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"got {name} {getattr(self, name)}; expected a share, 0 to 1")
+        check_optimizer(self, SCHEDULES)
         if self.schedule == "constant" and self.warmup:
             raise ValueError(
                 f"got warmup {self.warmup} with the schedule constant, which has none; use "
                 "cosine with final: 1.0"
             )
-        if len(self.betas) != 2:
-            raise ValueError(f"got betas {list(self.betas)}; expected two numbers")
 
     @property
     def rates(self) -> Schedule:
@@ -97,7 +89,7 @@ class LoraFields:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratorRecipe:
+class GeneratorRecipe(RecipeFile):
     """All that decides what becomes of a transformer and tokens.
 
     Attributes:
@@ -119,6 +111,8 @@ class GeneratorRecipe:
         sample_every: steps between sample sheets.
         seed: of everything that is drawn.
     """
+
+    nested: ClassVar = {"optimizer": GeneratorOptimizer, "lora": LoraFields}
 
     paper: str = ""
     steps: int
@@ -148,20 +142,6 @@ class GeneratorRecipe:
             raise ValueError(f"got validation {self.validation}; expected a share below 1")
         self.training()
 
-    @classmethod
-    def of(cls, fields: dict[str, Any]) -> "GeneratorRecipe":
-        """From plain values, as in YAML.
-
-        Raises:
-            KeyError: an unknown field, with the nearest known ones. ValueError: a missing one, or a
-                value that does not fit.
-        """
-        return build(cls, fields, NESTED)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values; ``of`` undoes it."""
-        return dataclasses.asdict(self)
-
     def training(self, family: str | None = None) -> TransformerRecipe:
         """For the loop; ``family``: of the transformer, where it is not the recipe's."""
         optimizer, family = self.optimizer, family or self.model.get("family")
@@ -177,9 +157,6 @@ class GeneratorRecipe:
             family=family,
             undecayed=UNDECAYED_OF.get(family or "", ()),
         )
-
-
-NESTED = {"optimizer": GeneratorOptimizer, "lora": LoraFields}
 
 
 def generator_recipe_names() -> list[str]:

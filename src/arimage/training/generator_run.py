@@ -37,6 +37,7 @@ from arimage.training.session import (
     Session,
     check_tracker,
     per_process,
+    resumed,
     start_name,
     trackers_of,
     versions,
@@ -119,9 +120,7 @@ def run_generator(run: GeneratorRun) -> Outcome:
     task = build_generator_task(recipe, transformer.to(accelerator.device), tokenizer)
     with drop_paths(transformer, recipe.drop_path * transformer.config.depth):
         loop = Loop(task, task.recipe, accelerator, recipe.micro_batches)
-        state = folder.checkpoints.load() if run.resume else None
-        if state is not None:
-            loop.load_state_dict(state["loop"])
+        resumed(loop, folder, run.resume)
         settings = None if start is None else start.settings
         session = GeneratorSession(run, folder, loop, tokens, size, settings)
         session.begin(record)

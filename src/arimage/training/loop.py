@@ -262,9 +262,6 @@ class Loop:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
 
-Hook = Callable[[Loop, dict[str, float]], None]
-
-
 def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
     """What moves averaged weights towards those of a step, for ``AveragedModel``.
 

@@ -1,7 +1,6 @@
-"""What a tokenizer is trained on: one pass, its weighted losses, and the critic's turn.
+"""What a tokenizer is trained on: one pass and its weighted losses.
 
-VQGAN (arXiv 2012.09841) eq. 4 and 6 with the terms of a recipe; the quantizer's codebook is updated
-once per step from all rows of the step, whatever scales, micro-batches and processes they are of.
+VQGAN (arXiv 2012.09841) eq. 4 and 6 with the terms of a recipe.
 """
 
 from dataclasses import dataclass

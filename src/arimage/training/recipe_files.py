@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, ClassVar, get_args, get_origin
 
 import yaml
 
@@ -98,6 +98,45 @@ def build(cls: Any, fields: Any, classes: Mapping[str, Any] = NO_CLASSES, place:
         for name, value in fields.items()
     }
     return cls(**values)
+
+
+class RecipeFile:
+    """A dataclass that is a recipe; ``nested``: its fields that are dataclasses, by name."""
+
+    nested: ClassVar[Mapping[str, Any]] = NO_CLASSES
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Any:
+        """From plain values, as in YAML.
+
+        Raises:
+            KeyError: an unknown field, with the nearest known ones. ValueError: a missing one, or a
+                value that does not fit.
+        """
+        return build(cls, fields, cls.nested)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; ``of`` undoes it."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+
+def check_optimizer(optimizer: Any, schedules: Sequence[str]) -> None:
+    """Raises ValueError unless schedule, shares and betas are what they can be."""
+    if optimizer.schedule not in schedules:
+        raise ValueError(
+            f"got schedule {optimizer.schedule!r}; expected one of {', '.join(schedules)}"
+        )
+    for name in ("warmup", "final"):
+        if not 0 <= getattr(optimizer, name) <= 1:
+            raise ValueError(f"got {name} {getattr(optimizer, name)}; expected a share, 0 to 1")
+    check_betas(optimizer.betas)
+
+
+def check_betas(betas: Sequence[float]) -> None:
+    """Raises ValueError unless they are two decays."""
+    numbers = [b for b in betas if isinstance(b, (int, float)) and 0 <= b < 1]
+    if len(betas) != 2 or numbers != list(betas):
+        raise ValueError(f"got betas {list(betas)}; expected two numbers from 0 to below 1")
 
 
 def check_run_fields(recipe: Any, *more: str) -> None:

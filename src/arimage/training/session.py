@@ -181,6 +181,14 @@ class Session(ABC):
         return Outcome(self.loop.done, finished, skipped, self.measured)
 
 
+def resumed(loop: Loop, folder: RunFolder, resume: bool) -> dict[str, Any] | None:
+    """The newest saved state, which the loop goes on from; None where a run begins."""
+    state = folder.checkpoints.load() if resume else None
+    if state is not None:
+        loop.load_state_dict(state["loop"])
+    return state
+
+
 def check_tracker(tracker: str) -> None:
     """Raises ValueError for an unknown one."""
     if tracker not in TRACKERS:

@@ -1,6 +1,5 @@
 """From a recipe to what is trained: the tokenizer, the terms of its loss, its critic."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from arimage.training.objective import Adversary, Objective, Term
 from arimage.training.small import scales_to
 from arimage.training.tokenizer_recipe import AdversarialFields, OptimizerFields, TokenizerRecipe
 from arimage.training.tokenizer_task import Rates, TokenizerTask
-
-MOST_BITS = 24  # of a quantizer of signs: tables of its codes are kept
 
 
 def new_tokenizer(fields: dict[str, Any], seed: int) -> ImageTokenizer:
@@ -71,16 +68,6 @@ def started_tokenizer(
     if quantizer is None:
         return tokenizer
     chosen = {name: fields[name] for name in ("levels", "depth") if name in fields}
-    bits = tokenizer.config.code_dim
-    if quantizer in ("lfq", "bsq"):
-        if bits > MOST_BITS:
-            raise ValueError(
-                f"got the quantizer {quantizer!r} for {start}, whose latents have {bits} numbers: "
-                f"2 ** {bits} codes; at most 2 ** {MOST_BITS} can be had: use another quantizer"
-            )
-        chosen["vocab_size"] = 2**bits
-    elif "levels" in chosen:
-        chosen["vocab_size"] = math.prod(chosen["levels"])
     return with_quantizer(tokenizer, quantizer, **chosen)
 
 

@@ -4,12 +4,11 @@ Named ones lie in ``configs/tokenizers``; ``NAME-f8`` and ``NAME-f16`` choose th
 A file of one's own has the same fields. ``--set losses.l1.weight=2`` changes any of them.
 """
 
-import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from arimage.registry import unknown_name
 from arimage.training.common import Recipe
@@ -18,8 +17,10 @@ from arimage.training.losses.perturbation import PerturbationSchedule
 from arimage.training.losses.registry import CRITICS, LOSSES
 from arimage.training.recipe_files import (
     SUFFIXES,
-    build,
+    RecipeFile,
     change_fields,
+    check_betas,
+    check_optimizer,
     check_run_fields,
     fitted,
     packaged_names,
@@ -56,12 +57,7 @@ class OptimizerFields:
     ema_decay: float | None = None
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"got schedule {self.schedule!r}; expected constant or cosine")
-        for name in ("warmup", "final"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"got {name} {getattr(self, name)}; expected a share, 0 to 1")
-        check_betas(self.betas)
+        check_optimizer(self, ("constant", "cosine"))
 
     def recipe(self, steps: int, batch_size: int, seed: int) -> Recipe:
         """For the loop."""
@@ -77,13 +73,6 @@ class OptimizerFields:
             ema_decay=self.ema_decay,
             seed=seed,
         )
-
-
-def check_betas(betas: Sequence[float]) -> None:
-    """Raises ValueError unless they are two decays."""
-    numbers = [b for b in betas if isinstance(b, (int, float)) and 0 <= b < 1]
-    if len(betas) != 2 or numbers != list(betas):
-        raise ValueError(f"got betas {list(betas)}; expected two numbers from 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +124,7 @@ class DataFields:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerRecipe:
+class TokenizerRecipe(RecipeFile):
     """All that decides what becomes of a tokenizer and a data set.
 
     Attributes:
@@ -156,6 +145,13 @@ class TokenizerRecipe:
         sample_every: steps between sample grids.
         seed: of everything that is drawn.
     """
+
+    nested: ClassVar = {
+        "optimizer": OptimizerFields,
+        "adversarial": AdversarialFields,
+        "perturbation": PerturbationSchedule,
+        "data": DataFields,
+    }
 
     paper: str = ""
     steps: int
@@ -183,28 +179,6 @@ class TokenizerRecipe:
             if not isinstance(settings, dict) or "weight" not in settings:
                 raise ValueError(f"the loss {name!r} has no weight; write {name}: {{weight: 1.0}}")
             fitted(f"losses.{name}.weight", settings["weight"], float | None)
-
-    @classmethod
-    def of(cls, fields: dict[str, Any]) -> "TokenizerRecipe":
-        """From plain values, as in YAML.
-
-        Raises:
-            KeyError: an unknown field, with the nearest known ones. ValueError: a missing one, or a
-                value that does not fit.
-        """
-        return build(cls, fields, NESTED)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values; ``of`` undoes it."""
-        return dataclasses.asdict(self)
-
-
-NESTED = {
-    "optimizer": OptimizerFields,
-    "adversarial": AdversarialFields,
-    "perturbation": PerturbationSchedule,
-    "data": DataFields,
-}
 
 
 def recipe_names() -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from arimage.images import scaled
 from arimage.pretrained import identity
 from arimage.shapes import UInt8
 from arimage.tokenizers.base import ImageTokenizer
@@ -26,6 +27,7 @@ from arimage.training.session import (
     Session,
     check_tracker,
     per_process,
+    resumed,
     start_name,
     trackers_of,
     versions,
@@ -87,9 +89,7 @@ def run_tokenizer(run: TokenizerRun) -> Outcome:
     size = per_process(recipe, images.count, accelerator.num_processes)
     task = build_task(tokenizer.to(accelerator.device), recipe, accelerator.device)
     loop = Loop(task, task.players[0].recipe, accelerator, recipe.micro_batches)
-    state = folder.checkpoints.load() if run.resume else None
-    if state is not None:
-        loop.load_state_dict(state["loop"])
+    state = resumed(loop, folder, run.resume)
     session = TokenizerSession(run, folder, loop, images, size, state)
     session.begin(record)
     return session.run()
@@ -159,8 +159,8 @@ class TokenizerSession(Session):
         self.loop.result.eval().save_pretrained(self.out)
 
     def _to_device(self, batch: ImageBatch) -> Images:
-        pixels = batch.pixels.to(self.accelerator.device, non_blocking=True).permute(0, 3, 1, 2)
-        return Images(pixels.float().div(127.5).sub(1).contiguous(), batch.index)
+        pixels = batch.pixels.to(self.accelerator.device, non_blocking=True)
+        return Images(scaled(pixels), batch.index)
 
 
 def _tokenizer(run: TokenizerRun) -> ImageTokenizer:

@@ -1,4 +1,7 @@
-"""The task of training a tokenizer: its turn, its critic's turn, then one codebook update."""
+"""The task of training a tokenizer: its turn, its critic's turn, then one codebook update.
+
+The update is from all rows of the step, whatever scales, micro-batches and processes they are of.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -53,7 +56,7 @@ class TokenizerTask:
         rates: Rates,
         parts: Sequence[str] = tuple(PARTS),
     ) -> None:
-        self.objective, self.adversary = objective, adversary
+        self.adversary = adversary
         self.model: ImageTokenizer = objective.tokenizer
         freeze_all_but(self.model, parts)
         self.updates_codebook = "codebook" in parts
@@ -77,7 +80,7 @@ class TokenizerTask:
         self._ids: list[Tensor] = []
 
     def split(self, batch: Images, count: int) -> Sequence[Images]:
-        """Micro-batches; the first batch of all also starts an untrained codebook."""
+        """Micro-batches; what the last step gathered is forgotten."""
         self._rows, self._ids = [], []
         if len(batch.index) % count:
             raise ValueError(

@@ -1,15 +1,16 @@
 """Trains a tokenizer on images in memory: L1 + L2 + the quantizer's own loss."""
 
+from itertools import chain
+
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from arimage.images import from_pixels
 from arimage.shapes import UInt8
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.training.common import History, Recipe
-from arimage.training.fit import index_batches
+from arimage.training.fit import index_batches, run_loop
 from arimage.training.loop import Loop
 from arimage.training.losses.registry import LOSSES
 from arimage.training.objective import Images, Objective, Term
@@ -29,18 +30,14 @@ def train_tokenizer(
     tokenizer.check_size(pixels.shape[1], pixels.shape[2])
     objective = Objective(tokenizer, {name: Term(1.0, LOSSES[name]()) for name in TERMS})
     task = TokenizerTask(objective, None, Rates(recipe, recipe))
-    loop, history = Loop(task, recipe), History("tokenizer")
     generator = torch.Generator().manual_seed(recipe.seed)
-    batches = index_batches(len(pixels), recipe.batch_size, generator)
-    bar = tqdm(range(recipe.steps), "tokenizer", disable=not recipe.progress, mininterval=0.5)
-    for step in bar:
-        index = next(batches)
-        batch = Images(from_pixels(pixels[index.numpy()]).to(tokenizer.device), index)
-        if step == 0:
-            task.start(batch, recipe.seed)
-        history.note(loop.step(batch))
-        bar.set_postfix(loss=f"{history.losses[-1]:.4f}", refresh=False)
-    trained = loop.result.eval()
+    batches = (
+        Images(from_pixels(pixels[index.numpy()]).to(tokenizer.device), index)
+        for index in index_batches(len(pixels), recipe.batch_size, generator)
+    )
+    first = next(batches)
+    task.start(first, recipe.seed)
+    trained, history = run_loop("tokenizer", Loop(task, recipe), chain([first], batches))
     assert isinstance(trained, ImageTokenizer)
     return trained, history
 

@@ -65,11 +65,6 @@ def check_kind(kind: str) -> None:
         raise KeyError(unknown_name("adversarial loss", kind, KINDS))
 
 
-def weight_at(step: int, weight: float, start: int) -> float:
-    """The weight of the adversarial loss at ``step``: 0 before ``start``."""
-    return weight if step >= start else 0.0
-
-
 class LeCam(nn.Module):
     """LeCAM regularisation (Tseng et al. 2021, arXiv 2104.03310): logits stay near past ones.
 
