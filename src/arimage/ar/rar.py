@@ -142,16 +142,27 @@ class RARModel(Backbone):
         classes, tables = self.class_embedding(distinct), None
         one, most = self.table_bytes
         if one * len(distinct) <= most:
-            tables = tuple(self.modulated(classes, 0, self.num_positions))
+            tables = tuple(self.modulated(classes, self.step_embedding.weight))
         start = self.start.expand(len(row), -1, -1)
         prefix = torch.cat([start, classes[row].unsqueeze(1)], dim=1)
         return RARContext(prefix, row, classes, tables)
 
+    def settled(self, context: RARContext) -> RARContext:
+        """Room for as many distinct classes as there can be among so many rows."""
+        one, most = self.table_bytes
+        room = min(len(context.row), self.config.num_classes + 1)
+        if context.tables is not None:
+            room = min(room, most // one)
+        more = room - len(context.classes)
+        tables = context.tables and tuple(F.pad(t, (0, 0, 0, more)) for t in context.tables)
+        classes = F.pad(context.classes, (0, 0, 0, more))
+        return dataclasses.replace(context, classes=classes, tables=tables)
+
     def modulated(
-        self, classes: Float[Tensor, "k width"], start: int, stop: int
+        self, classes: Float[Tensor, "k width"], places: Float[Tensor, "m width"]
     ) -> Iterator[Float[Tensor, "m k values"]]:
-        """adaLN of positions start..stop-1 and each class: of the blocks, then before the head."""
-        condition = self.step_embedding.weight[start:stop, None] + classes
+        """adaLN of places in the sequence and each class: of the blocks, then before the head."""
+        condition = places.unsqueeze(1) + classes
         active = F.silu(condition)
         return (linear(active) for linear in (*self.modulations, self.out_modulation))
 
@@ -166,9 +177,10 @@ class RARModel(Backbone):
         x = torch.cat(parts, dim=1)  # (r, m, width)
         x = x + self.positions(step)
         if context.tables is None:
-            tables = self.modulated(context.classes, step.start, step.stop)
+            places = step.take(self.step_embedding.weight)
+            tables = self.modulated(context.classes, places)
         else:
-            tables = (table[step.start : step.stop] for table in context.tables)
+            tables = (step.take(table) for table in context.tables)
         tables = (table[:, context.row].transpose(0, 1) for table in tables)
         for block in self.blocks:
             x = block(x, next(tables), step, cache)
