@@ -136,7 +136,7 @@ class ImageGenerator(Compilable, Publishable):
         save_parts(folder, type(self).__name__, parts, about, dtype)
 
     def to(self, device: torch.device | str) -> "ImageGenerator":
-        """Moves both models; returns self. ValueError for a device that is not there."""
+        """Moves both models, not compiled; returns self. ValueError: a device that is not there."""
         check_device(device)
         self.compile("off")
         self.tokenizer.to(device)
@@ -311,8 +311,7 @@ class ImageGenerator(Compilable, Publishable):
         chosen, decoder = self.settings.updated(settings), self.tokenizer.bytes_per_image
         order = self.order(chosen.num_steps)
         one = image_bytes(self.transformer, order, chosen.guidance(), decoder)
-        held = 0 if self.captures is None else self.captures.size
-        budget = budget_bytes(memory_budget, self.device, held)
+        budget = budget_bytes(memory_budget, self.device, self.held_bytes)
         return fitting_batch(one, budget, *self.transformer.table_bytes)
 
     def stream(
@@ -350,8 +349,7 @@ class ImageGenerator(Compilable, Publishable):
         order = self.order(chosen.num_steps)
         if chosen.more_smooth and not order.mixes:
             raise ValueError(
-                "more_smooth mixes codes and this transformer reads ids; it is for next-scale "
-                "models"
+                "more_smooth mixes codes; this transformer reads ids: it is for next-scale models"
             )
         noise = chosen.make_noise(seeds, self.device)
         if rows is None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
@@ -63,8 +63,8 @@ class Capture(Protocol):
 class CudaGraphs:
     """CUDA graphs, which share one pool of memory.
 
-    Nothing of the pool is read after a replay (results go to the buffers), so graphs may be replayed
-    in any order.
+    Nothing of the pool is read after a replay (results go to the buffers), so graphs may be
+    replayed in any order.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -149,13 +149,23 @@ def traced(body: Body, buffers: Buffers) -> GraphModule:
 
 
 def check_capturable(graph: GraphModule, devices: set[torch.device]) -> None:
-    """Raises CaptureError if an operation of the graph cannot be captured, or leaves ``devices``."""
+    """Raises CaptureError if an operation cannot be captured, or leaves ``devices``."""
     for node in graph.graph.nodes:
         name = getattr(node.target, "_schema", None)
         name = name.name.partition("::")[2].rstrip("_") if name else ""
         where = node.kwargs.get("device")
-        if name in UNCAPTURABLE or (where is not None and torch.device(where) not in devices):
+        masks = name.startswith("index") and any(is_bool(arg) for arg in node.all_input_nodes[1:])
+        if (
+            masks
+            or name in UNCAPTURABLE
+            or (where is not None and torch.device(where) not in devices)
+        ):
             raise CaptureError(
                 f"a captured step calls {node.target}, which makes the host wait, draws numbers or "
                 "has a shape that follows from data; use tensors that are there before"
             )
+
+
+def is_bool(node: Node) -> bool:
+    """Whether a mask comes out of a node; an index by one has a shape that follows from data."""
+    return getattr(node.meta.get("val"), "dtype", None) == torch.bool

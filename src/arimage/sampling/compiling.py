@@ -58,6 +58,11 @@ class Compilable:
             self.tokenizer.decoder.to(memory_format=layout)
         return self
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the caches that captures keep."""
+        return 0 if self.captures is None else self.captures.size
+
     def captured_run(self, settings: Settings) -> Run | None:
         """What makes the steps of one call; None where they are plain."""
         if self.captures is None:
