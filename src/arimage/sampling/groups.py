@@ -113,6 +113,7 @@ def visible_rows(steps: tuple[Step, ...], bucket: int, length: int) -> int:
 
 def shape_of(step: Step, bucket: int) -> tuple[int, ...]:
     """Equal for steps that a graph can serve together."""
-    if not step.cached or step.start == 0:
+    fixed = step.reads is not None or step.slots.ndim > 1  # places of its own, or of each image
+    if not step.cached or step.start == 0 or fixed:
         return (int(step.index),)
     return (-1, len(step.positions), step.predicts, step.scale, -(-step.stop // bucket))
