@@ -112,7 +112,8 @@ def shard(
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     plugin = accelerator.state.fsdp_plugin
-    plugin.transformer_cls_names_to_wrap = list(units)
+    present = {type(part).__name__ for part in module.modules()}
+    plugin.transformer_cls_names_to_wrap = [name for name in units if name in present]
     dtype = COMPUTED_IN.get(accelerator.mixed_precision)
     plugin.mixed_precision_policy = MixedPrecisionPolicy()
     if dtype is not None:
