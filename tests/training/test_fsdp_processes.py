@@ -97,6 +97,9 @@ def sizes(folder: Path, shard: bool) -> dict:
         "moments": held([v for v in moments if v.ndim]),
         "average": held(list(loop.average.parameters())),
     }
+    if loop.sharded:
+        with pytest.raises(RuntimeError, match="inside of whole"):
+            _ = loop.result
     with torch.no_grad():
         parameters[0].fill_(torch.nan)
     with pytest.raises(FloatingPointError) as caught:

@@ -155,13 +155,18 @@ class Loop:
             return
         optimizer = torch.optim.AdamW(groups, betas=player.recipe.betas)
         self.optimizers[player.name] = optimizer
-        if self.blank is not None:
+        if self.sharded:
             units = self.task.model._no_split_modules
             self.modules[player.name] = shard(self.accelerator, player.module, optimizer, units)
         else:
             with warnings.catch_warnings():  # newer names of DDP's arguments are not in torch 2.11
                 warnings.simplefilter("ignore", FutureWarning)
                 self.modules[player.name] = self.accelerator.prepare(player.module)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether weights are shared out over processes."""
+        return self.blank is not None
 
     @property
     def result(self) -> nn.Module:
@@ -221,7 +226,7 @@ class Loop:
             ends = {"first": i == 0, "last": i == len(parts) - 1}
             now = Moment(moment.step, moment.steps, moment.seed, **ends)
             with ExitStack() as stack:
-                if not now.last and self.blank is None:  # shared out, gradients stay so
+                if not now.last and not self.sharded:  # else whole gradients would pile up
                     for module in self.modules.values():
                         stack.enter_context(self.accelerator.no_sync(module))
                 for name, loss in self.task.turns(self.modules, part, now):
@@ -295,7 +300,7 @@ class Loop:
             "scaler": None if scaler is None else scaler.state_dict(),
         }
         keep = self.accelerator.is_main_process
-        return state if self.blank is None else whole_state(state, keep)
+        return whole_state(state, keep) if self.sharded else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The reverse; any number of processes may have saved it, sharing or not."""
@@ -304,8 +309,8 @@ class Loop:
             self._load(player.module, state["modules"][player.name])
         for name, optimizer in self.optimizers.items():
             saved = state["optimizers"][name]
-            whole = self.blank is None
-            optimizer.load_state_dict(saved if whole else optimizer_shares(saved, optimizer))
+            own = optimizer_shares(saved, optimizer) if self.sharded else saved
+            optimizer.load_state_dict(own)
         if self.average is not None:
             self._load(self.average, state["average"])
         self.task.load_state_dict(state["task"])
@@ -313,8 +318,8 @@ class Loop:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def _load(self, module: nn.Module, saved: dict[str, Tensor]) -> None:
-        sharded = self.blank is not None
-        module.load_state_dict(shares(saved, module.state_dict()) if sharded else saved)
+        own = shares(saved, module.state_dict()) if self.sharded else saved
+        module.load_state_dict(own)
 
 
 def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:

@@ -190,7 +190,7 @@ class Session(ABC):
 
 def resumed(loop: Loop, folder: RunFolder, resume: bool) -> dict[str, Any] | None:
     """The newest saved state, which the loop goes on from; None where a run begins."""
-    state = folder.checkpoints.load() if resume else None
+    state = folder.checkpoints.load(mapped=loop.sharded) if resume else None
     if state is not None:
         loop.load_state_dict(state["loop"])
     return state

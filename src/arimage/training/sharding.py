@@ -36,8 +36,8 @@ def sharding_plugin(shard: bool | None) -> "FullyShardedDataParallelPlugin | Non
         shard: True shards, False where the launcher says so; None is a training that cannot.
 
     Raises:
-        ValueError: asked of a training that cannot be sharded, of FSDP's first version, together
-            with the launcher's checkpointing, or of one process.
+        ValueError: asked of a training that cannot be sharded, of FSDP's first version, or together
+            with the launcher's checkpointing.
     """
     from accelerate import Accelerator
     from accelerate.utils import FullyShardedDataParallelPlugin
@@ -59,11 +59,6 @@ def sharding_plugin(shard: bool | None) -> "FullyShardedDataParallelPlugin | Non
             "got the launcher's activation checkpointing, which draws other dropout when it "
             "computes again; leave it out and add --set gradient_checkpointing=true"
         )
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        raise ValueError(
-            "got fsdp with one process, which has nobody to share with; start several by "
-            "accelerate launch or torchrun, or set fsdp=false"
-        )
     return FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="TRANSFORMER_BASED_WRAP",
@@ -83,9 +78,18 @@ def asked_for(plugin: Any) -> Iterator[None]:
 
 
 def use(plugin: "FullyShardedDataParallelPlugin", accelerator: "Accelerator") -> None:
-    """Makes several processes of CPUs shard, too; accelerate itself does on GPUs alone."""
+    """Makes several processes of CPUs shard, too; accelerate itself does on GPUs alone.
+
+    Raises:
+        ValueError: one process.
+    """
     from accelerate.utils import DistributedType
 
+    if accelerator.num_processes == 1:
+        raise ValueError(
+            "got fsdp with one process, which has nobody to share with; start several by "
+            "accelerate launch or torchrun, or leave fsdp out"
+        )
     accelerator.state.distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = plugin
 
