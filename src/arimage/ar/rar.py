@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from arimage.ar.base import Backbone, Cache, Context, Step
 from arimage.ar.config import GridConfig
-from arimage.ar.layers import MLP, ResidualDropout, attend, modulate, split_heads
+from arimage.ar.layers import MLP, Modulation, ResidualDropout, attend, modulate, split_heads
 from arimage.ar.linear import Linear
 from arimage.pretrained import strict
 from arimage.shapes import Float, Int
@@ -102,7 +102,7 @@ class RARModel(Backbone):
     config: RARConfig
     prefix_length: ClassVar[int] = 2
     unused_draws: ClassVar[int] = 1  # modeling/rar.py preprocess_condition: labels to drop, none
-    _no_split_modules: ClassVar[list[str]] = ["Block"]
+    _no_split_modules: ClassVar[list[str]] = ["Block", "Modulation"]
 
     def __init__(self, config: RARConfig) -> None:
         super().__init__(config)
@@ -114,7 +114,7 @@ class RARModel(Backbone):
         self.target_embedding = nn.Embedding(slots, width)
         self.step_embedding = nn.Embedding(self.num_positions, width)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
-        self.modulations = nn.ModuleList(Linear(width, 6 * width) for _ in range(config.depth))
+        self.modulations = nn.ModuleList(Modulation(width, 6 * width) for _ in range(config.depth))
         self.out_modulation = Linear(width, 2 * width)
         self.norm = nn.LayerNorm(width, config.norm_eps, elementwise_affine=False)
         self.output = Linear(width, config.vocab_size)

@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from arimage.ar.base import Backbone, Cache, Context, Step
 from arimage.ar.config import BackboneConfig
-from arimage.ar.layers import MLP, ResidualDropout, attend, modulate, split_heads
+from arimage.ar.layers import MLP, Modulation, ResidualDropout, attend, modulate, split_heads
 from arimage.ar.linear import Linear
 from arimage.pretrained import strict
 from arimage.shapes import Float, Int
@@ -137,7 +137,7 @@ class VARModel(Backbone):
 
     config_class = VARConfig
     config: VARConfig
-    _no_split_modules: ClassVar[list[str]] = ["Block"]
+    _no_split_modules: ClassVar[list[str]] = ["Block", "Modulation"]
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__(config)
@@ -152,7 +152,9 @@ class VARModel(Backbone):
             self.shared_modulation = Linear(width, 6 * width)
             self.modulation = nn.Parameter(torch.zeros(config.depth, 6, width))
         else:
-            self.modulations = nn.ModuleList(Linear(width, 6 * width) for _ in range(config.depth))
+            self.modulations = nn.ModuleList(
+                Modulation(width, 6 * width) for _ in range(config.depth)
+            )
         self.out_modulation = Linear(width, 2 * width)
         self.norm = nn.LayerNorm(width, config.norm_eps, elementwise_affine=False)
         self.output = Linear(width, config.vocab_size)
