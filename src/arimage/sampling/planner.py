@@ -2,7 +2,8 @@
 
 Per image: the key-value cache, the widest step of the transformer (activations and logits) and the
 tokenizer's activations, which it states itself. Per batch: what the transformer prepares for each
-distinct condition (RAR's adaLN tables). Weights are not counted: they are there already.
+distinct condition (RAR's adaLN tables). Weights are not counted: they are there already. Where the
+estimate was below the truth, ``batches.Fit`` goes on with fewer.
 """
 
 import math
@@ -68,6 +69,18 @@ def fitting_batch(per_image: int, budget: int, table: int = 0, most: int = 0) ->
     of_each = (budget - table) // (per_image + table)
     of_all = (budget - most) // per_image
     return min(max(of_each, of_all, 1), LARGEST_BATCH)
+
+
+def planned(
+    model: Backbone,
+    order: Order,
+    guidance: Guidance,
+    tokenizer_bytes: int,
+    memory_budget: float | int | None,
+) -> int:
+    """Images that fit into ``memory_budget`` at once (``image_bytes``, ``budget_bytes``)."""
+    one = image_bytes(model, order, guidance, tokenizer_bytes)
+    return fitting_batch(one, budget_bytes(memory_budget, model.device), *model.table_bytes)
 
 
 def check_batch_size(batch_size: int, images: int = 1, shared: bool = False) -> int:
