@@ -29,7 +29,7 @@ from arimage.sampling.editing import check_known, known_tokens, paste_kept, read
 from arimage.sampling.labels import count_images
 from arimage.sampling.loop import Branch, generate
 from arimage.sampling.noise import Seeds, make_seeds
-from arimage.sampling.planner import check_batch_size, planned
+from arimage.sampling.planner import budget_bytes, check_batch_size, fitting_batch, image_bytes
 from arimage.sampling.settings import Settings
 from arimage.shapes import Float
 from arimage.tokenizers.base import ImageTokenizer
@@ -307,7 +307,9 @@ class ImageGenerator(Publishable):
         """How many images fit into ``memory_budget`` GiB at once, by estimate; at least one."""
         chosen, decoder = self.settings.updated(settings), self.tokenizer.bytes_per_image
         order = self.order(chosen.num_steps)
-        return planned(self.transformer, order, chosen.guidance(), decoder, memory_budget)
+        one = image_bytes(self.transformer, order, chosen.guidance(), decoder)
+        budget = budget_bytes(memory_budget, self.device)
+        return fitting_batch(one, budget, *self.transformer.table_bytes)
 
     def _fit(self, batch_size: int | None, budget: float | None, settings: dict[str, Any]) -> Fit:
         return Fit.of(batch_size, partial(self.plan, budget, **settings), self._shared(settings))

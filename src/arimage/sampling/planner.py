@@ -71,18 +71,6 @@ def fitting_batch(per_image: int, budget: int, table: int = 0, most: int = 0) ->
     return min(max(of_each, of_all, 1), LARGEST_BATCH)
 
 
-def planned(
-    model: Backbone,
-    order: Order,
-    guidance: Guidance,
-    tokenizer_bytes: int,
-    memory_budget: float | int | None,
-) -> int:
-    """Images that fit into ``memory_budget`` at once (``image_bytes``, ``budget_bytes``)."""
-    one = image_bytes(model, order, guidance, tokenizer_bytes)
-    return fitting_batch(one, budget_bytes(memory_budget, model.device), *model.table_bytes)
-
-
 def check_batch_size(batch_size: int, images: int = 1, shared: bool = False) -> int:
     """``batch_size``, or a ValueError unless it is at least 1, and fits where noise is shared."""
     if batch_size < 1:
