@@ -72,7 +72,8 @@ def test_no_memory_for_a_single_image_gets_one_sentence(tmp_path, monkeypatch, c
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     monkeypatch.setattr("arimage.generator.generate", scarce)
-    monkeypatch.setattr(sys, "argv", ["arimage", "generate", "--count", "1", "--out", str(tmp_path)])
+    command = ["arimage", "generate", "--count", "1", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit):
         main()
     last = capsys.readouterr().err.strip().splitlines()[-1]  # below the bar
