@@ -2,7 +2,8 @@
 
 Per image: the key-value cache, the widest step of the transformer (activations and logits) and the
 tokenizer's activations, which it states itself. Per batch: what the transformer prepares for each
-distinct condition (RAR's adaLN tables). Weights are not counted: they are there already.
+distinct condition (RAR's adaLN tables). Weights are not counted: they are there already. Where the
+estimate was below the truth, ``batches.Fit`` goes on with fewer.
 """
 
 import math

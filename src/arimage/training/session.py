@@ -14,10 +14,11 @@ import torch
 from tqdm.auto import tqdm
 
 from arimage.images import write_png
+from arimage.records import flatten
 from arimage.shapes import UInt8
 from arimage.training.interrupt import Interrupt
 from arimage.training.loop import Loop
-from arimage.training.run_folder import RunFolder, flatten
+from arimage.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
