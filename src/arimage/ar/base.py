@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from arimage.ar.linear import pack, unpack
 from arimage.pretrained import ArimageConfig, ArimageModel
@@ -63,7 +64,8 @@ class Step:
         start, stop: the same as a range; position 0 to prefix_length-1 come from the context.
         cached: whether keys and values are written to rows start..stop-1 of the cache.
         mask: (m, visible) True where a position may see another; None where it may see all. A model
-            may hand its blocks numbers to add to scores instead, (r, 1, m, visible).
+            may hand its blocks numbers to add to scores instead, (r, 1, m, visible); a trainer, the
+            same rule in blocks (block_mask.py).
         holds: (m,) or (b, m) slot whose place in the image each position has; NO_SLOT in the
             prefix.
     """
@@ -76,7 +78,7 @@ class Step:
     start: int
     stop: int
     cached: bool
-    mask: Tensor | None
+    mask: Tensor | BlockMask | None
     holds: Tensor
 
     @property
