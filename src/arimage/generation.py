@@ -310,7 +310,8 @@ class Generation:
             prompts=info.prompts[part] or None,
             **self.wanted.settings,
         )
-        return Arrival(state, self._decode, self.wanted.rounding)
+        captured = self.generator.captures is not None
+        return Arrival(state, self._decode, self.wanted.rounding, captured)
 
     def _decode(self, state: State) -> Float[Tensor, "b 3 h w"]:
         with torch.no_grad():

@@ -286,7 +286,7 @@ class ImageGenerator(Compilable, Publishable):
         def make(part: slice) -> Arrival:
             given = known and known.part(part)
             *_, state = self._states(rows and rows[part], seeds[part], given, settings)
-            return Arrival(state, self.decode)
+            return Arrival(state, self.decode, captured=self.captures is not None)
 
         yield from arriving(fit.batches(make, len(seeds)))
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from arimage.ar.config import BackboneConfig
 from arimage.ar.linear import pack, unpack
@@ -63,7 +64,8 @@ class Step:
         start, stop: the same as a range; position 0 to prefix_length-1 come from the context.
         cached: whether keys and values are written to rows start..stop-1 of the cache.
         mask: (m, visible) True where a position may see another; None where it may see all. A model
-            may hand its blocks numbers to add to scores instead, (r, 1, m, visible).
+            may hand its blocks numbers to add to scores instead, (r, 1, m, visible); a trainer, the
+            same rule in blocks (block_mask.py).
         holds: (m,) or (b, m) slot whose place in the image each position has; NO_SLOT in the
             prefix.
         reads: (n,) or (b, n) which of the m positions give logits; None for the last n.
@@ -77,7 +79,7 @@ class Step:
     start: int
     stop: int
     cached: bool
-    mask: Tensor | None
+    mask: Tensor | BlockMask | None
     holds: Tensor
     reads: Tensor | None = None
     moves: ClassVar[bool] = False  # whether its place is in tensors alone, not in start and stop

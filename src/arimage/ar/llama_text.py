@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from arimage.ar.base import Cache, Context, Step
 from arimage.ar.layers import rotary_2d
@@ -60,6 +61,7 @@ class TextContext(Context):
         rounded = count.to(self.prefix.dtype)
         rest = (rounded.float() - count).to(self.prefix.dtype)
         bias = torch.cat([rounded, rest.expand(-1, -1, -1, step.stop - 1)], dim=-1)
+        assert not isinstance(step.mask, BlockMask)  # choose_attention
         return bias if step.mask is None else bias.masked_fill(~step.mask, -torch.inf)
 
 

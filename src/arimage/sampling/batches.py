@@ -82,12 +82,14 @@ class Arrival:
     """The pixels and ids of a batch that was sampled, on their way to the host.
 
     On CUDA, decoding and copying run on a stream of their own, beside whatever the caller starts
-    next; elsewhere they are done at once.
+    next; elsewhere they are done at once. Captured graphs share their memory and must not run
+    beside each other: then decoding waits its turn, and only the host does not wait.
 
     Args:
         state: the last one of the batch.
         decode: its float images (b, 3, H, W), nominally in [-1, 1].
         rounding: of floats to 8 bits.
+        captured: whether ``decode`` or what comes next replays graphs.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Arrival:
         state: State,
         decode: Callable[[State], Float[Tensor, "b 3 h w"]],
         rounding: Rounding = "nearest",
+        captured: bool = False,
     ) -> None:
         device = state.ids.device
         self._done: torch.cuda.Event | None = None
@@ -102,8 +105,9 @@ class Arrival:
         if device.type != "cuda":
             self._host = [to_levels(decode(state), rounding).cpu(), state.ids.cpu()]
             return
-        stream = side_stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
+        now = torch.cuda.current_stream(device)
+        stream = now if captured else side_stream(device)
+        stream.wait_stream(now)
         with torch.cuda.stream(stream):
             self._host = [_to_host(t) for t in (to_levels(decode(state), rounding), state.ids)]
             self._done = stream.record_event()

@@ -97,9 +97,10 @@ class GeneratorRecipe(RecipeFile):
         steps: optimizer steps.
         batch_size: images per step, over all processes and micro-batches.
         model: family, sizes and order of a new transformer; what follows from the tokenizer and
-            the data is left out. Not used for fine-tuning.
+            the data is left out. Fine-tuning uses its dropout alone, where it is given.
         optimizer: of the transformer.
-        label_dropout, drop_path, gate_init, anneal_start, anneal_end: as ``TransformerRecipe``.
+        label_dropout, drop_path, gate_init, anneal_start, anneal_end, attention: as
+            ``TransformerRecipe``.
         lora: None trains all weights; for fine-tuning.
         precision: "no" (float32), "bf16", "fp16"; None is the launcher's.
         micro_batches: parts of a step's batch that pass one after the other.
@@ -126,6 +127,7 @@ class GeneratorRecipe(RecipeFile):
     gate_init: float | None = None
     anneal_start: float = 0.0
     anneal_end: float = 0.0
+    attention: str | None = None
     lora: LoraFields | None = None
     precision: str | None = None
     micro_batches: int = 1
@@ -149,7 +151,7 @@ class GeneratorRecipe(RecipeFile):
         """For the loop; ``family``: of the transformer, where it is not the recipe's."""
         optimizer, family = self.optimizer, family or self.model.get("family")
         shared = ("steps", "batch_size", "seed", "label_dropout", "drop_path", "gate_init")
-        shared = (*shared, "anneal_start", "anneal_end")
+        shared = (*shared, "anneal_start", "anneal_end", "attention")
         rates = ("learning_rate", "rate_batch", "weight_decay", "final_weight_decay")
         rates = (*rates, "gradient_clip", "ema_decay")
         return TransformerRecipe(

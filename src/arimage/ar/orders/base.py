@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from arimage.ar.base import (
     CONTENT,
@@ -22,6 +23,7 @@ from arimage.ar.base import (
     Step,
     may_see,
 )
+from arimage.ar.block_mask import make_block_mask
 from arimage.ar.draws import Draws
 from arimage.shapes import Bool, Float, Int
 from arimage.slots import Fuser
@@ -35,12 +37,13 @@ class Order(ABC):
         prefix_length: positions before the first token.
         device: where index tensors live.
 
-    Class attributes: ``cached``, whether keys and values are kept; ``free_steps``, whether the
-    constructor takes ``num_steps``; ``mixes``, whether the model reads the canvas, so that codes
-    may be mixed.
+    Class attributes: ``cached``, whether keys and values are kept; ``masks``, whether lessons mask
+    tokens, so that not all targets count; ``free_steps``, whether the constructor takes
+    ``num_steps``; ``mixes``, whether the model reads the canvas, so that codes may be mixed.
     """
 
     cached: ClassVar[bool]
+    masks: ClassVar[bool] = False
     free_steps: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
 
@@ -123,6 +126,12 @@ class Order(ABC):
     def full_step(self) -> Step:
         """One uncached pass over the whole sequence that predicts every slot under the rule."""
         return self._full_step
+
+    @cached_property
+    def block_mask(self) -> BlockMask | None:
+        """The mask of ``full_step`` in blocks; None where everything is visible."""
+        mask = self._full_step.mask
+        return make_block_mask(mask) if isinstance(mask, Tensor) else None
 
     @cached_property
     def _full_step(self) -> Step:

@@ -29,6 +29,7 @@ class MaskedOrder(Order):
     """
 
     cached = False
+    masks = True
     free_steps = True
 
     def __init__(
