@@ -308,7 +308,7 @@ class ImageGenerator(Publishable):
         """How many images fit into ``memory_budget`` GiB at once, by estimate; at least one."""
         chosen, decoder = self.settings.updated(settings), self.tokenizer.bytes_per_image
         order = self.order(chosen.num_steps)
-        one = image_bytes(self.transformer, order, chosen.guidance(), decoder)
+        one = image_bytes(self.transformer, order, chosen.guidance(), decoder, chosen.cache_dtype)
         budget = budget_bytes(memory_budget, self.device)
         return fitting_batch(one, budget, *self.transformer.table_bytes)
 
@@ -358,7 +358,8 @@ class ImageGenerator(Publishable):
             known = known.to(self.device)
         with torch.no_grad():
             condition = self.conditions.prepared(rows)
-            branch = Branch.of(self.transformer, order, condition, chosen.guidance())
+            guidance, kept_as = chosen.guidance(), chosen.cache_dtype
+            branch = Branch.of(self.transformer, order, condition, guidance, kept_as)
         return generate([branch], order, chosen.make_sampler(), noise, known)
 
     def order(self, num_steps: int | None = None) -> Order:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from arimage.ar.linear import pack, unpack
+from arimage.ar.quantized import Quantizable
 from arimage.pretrained import ArimageConfig, ArimageModel
 from arimage.registry import unknown_name
 from arimage.shapes import Bool, Float, Int
@@ -293,7 +294,7 @@ class GridConfig(BackboneConfig):
             raise ValueError(f"got grid {list(self.grid)}; expected [height, width]")
 
 
-class Backbone(ArimageModel):
+class Backbone(Quantizable, ArimageModel):
     """Base of all transformers that predict image tokens.
 
     Invariant, tested for every registered model: the full forward under the order's decoding rule

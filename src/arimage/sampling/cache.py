@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from arimage.ar.base import CacheShape, Step
+from arimage.ar.base import Cache, CacheShape, Step
 from arimage.ar.orders.base import Order
+from arimage.registry import unknown_name
 from arimage.shapes import Float
 
 
@@ -45,6 +46,64 @@ class StaticCache:
     def rows(self, count: int) -> "StaticCache":
         """Views of the first ``count`` rows."""
         return StaticCache(self.keys[:, :count], self.values[:, :count])
+
+
+CACHE_DTYPES = {"fp8": torch.float8_e4m3fn}  # what Settings.cache_dtype may be
+
+
+@dataclass(frozen=True)
+class Float8Cache:
+    """Keys and values in 8 bits, read back as ``dtype``: a step sees all of them rounded.
+
+    No scales: a float8_e4m3fn has a relative error of at most 1/16 from 2^-6 to 448, and keys and
+    values lie in that range (docs/performance.md). What is larger is cut.
+    """
+
+    kept: StaticCache
+    dtype: torch.dtype
+
+    def update(
+        self,
+        layer: int,
+        step: Step,
+        keys: Float[Tensor, "r h m d"],
+        values: Float[Tensor, "r h m d"],
+    ) -> tuple[Tensor, Tensor]:
+        """As ``StaticCache``'s; returns copies, of one layer, that attention can read."""
+        most = torch.finfo(self.kept.keys.dtype).max  # beyond it a cast would give NaN
+        keys, values = (t.clamp(-most, most) for t in (keys, values))
+        keys, values = self.kept.update(layer, step, keys, values)
+        return keys.to(self.dtype), values.to(self.dtype)
+
+    def rows(self, count: int) -> "Float8Cache":
+        """Views of the first ``count`` rows."""
+        return Float8Cache(self.kept.rows(count), self.dtype)
+
+
+def make_cache(
+    kept_as: str | None,
+    shape: CacheShape,
+    rows: int,
+    length: int,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Cache:
+    """A cache whose keys and values are read as ``dtype`` and kept so, or as a name says."""
+    if kept_as is None:
+        return StaticCache.allocate(shape, rows, length, dtype, device)
+    kept = StaticCache.allocate(shape, rows, length, CACHE_DTYPES[kept_as], device)
+    return Float8Cache(kept, dtype)
+
+
+def check_cache_dtype(kept_as: str | None, order: Order | None = None) -> None:
+    """Raises KeyError for an unknown name, ValueError for an order that keeps no cache."""
+    if kept_as is not None and kept_as not in CACHE_DTYPES:
+        raise KeyError(unknown_name("cache_dtype", kept_as, CACHE_DTYPES))
+    if kept_as is not None and order is not None and not order.cached:
+        raise ValueError(
+            f"got cache_dtype {kept_as!r} and a transformer that keeps no keys and values between "
+            "steps; leave it out"
+        )
 
 
 FEW_QUERIES = 8  # positions per step on average; below, reading keys is all that attention does

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from arimage.ar.base import Backbone, Cache, Context, Known, Noise, State, Step
 from arimage.ar.orders.base import Order
-from arimage.sampling.cache import StaticCache, cache_dtype
+from arimage.sampling.cache import cache_dtype, check_cache_dtype, make_cache
 from arimage.sampling.guidance import Guidance
 from arimage.sampling.samplers.base import Sampler
 from arimage.shapes import Float
@@ -35,8 +35,19 @@ class Branch:
     guidance: Guidance
 
     @classmethod
-    def of(cls, model: Backbone, order: Order, condition: Any, guidance: Guidance) -> "Branch":
-        """Prepares the context and allocates the cache for a batch of conditions."""
+    def of(
+        cls,
+        model: Backbone,
+        order: Order,
+        condition: Any,
+        guidance: Guidance,
+        kept_as: str | None = None,
+    ) -> "Branch":
+        """Prepares the context and allocates the cache for a batch of conditions.
+
+        ``kept_as``: ``Settings.cache_dtype``. ValueError for "fp8" where nothing is kept.
+        """
+        check_cache_dtype(kept_as, order)
         model.pack()
         if guidance.last_active(order.num_steps) >= 0:
             condition = model.with_null(condition)
@@ -44,7 +55,7 @@ class Branch:
         if order.cached:
             rows, device = len(context.prefix), context.prefix.device
             dtype = cache_dtype(model.dtype, device, order)
-            cache = StaticCache.allocate(model.cache_shape, rows, order.length, dtype, device)
+            cache = make_cache(kept_as, model.cache_shape, rows, order.length, dtype, device)
         return cls(model, context, cache, guidance)
 
     def logits(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "b n v"]:
