@@ -65,7 +65,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     ),
 }
 PROBED = 200  # images whose logits are compared
-TIMED = 100  # images per timed call
+TIMED = 50  # images per timed call
 BATCH = 250
 
 
