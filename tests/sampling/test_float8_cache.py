@@ -6,6 +6,7 @@ from tiny import MODEL_CASES, make_generator, make_model, make_order, sentence
 
 from arimage.ar.base import CacheShape
 from arimage.ar.registry import ORDERS
+from arimage.generator import ImageGenerator
 from arimage.sampling import loop as loop_module
 from arimage.sampling.cache import Float8Cache, StaticCache
 from arimage.sampling.guidance import Guidance, Interval
@@ -23,7 +24,7 @@ def small_cache():
     return Float8Cache(kept, torch.float32)
 
 
-def test_what_is_read_is_rounded_to_a_sixteenth_and_cut_where_a_cast_gives_nan():
+def test_what_is_read_is_rounded_to_a_sixteenth_and_cut_at_the_largest_number():
     order = make_order(make_model("llama", "raster"))
     values = torch.tensor([0.3, -1.7, 440.0, 0.021]).reshape(1, 1, 1, 4)
     large = torch.tensor([1e3, -1e9, 448.0, -449.0]).reshape(1, 1, 1, 4)
@@ -33,7 +34,6 @@ def test_what_is_read_is_rounded_to_a_sixteenth_and_cut_where_a_cast_gives_nan()
     assert (read - values).abs().le(values.abs() / 16).all()
     assert not torch.equal(read, values)
     assert cut.flatten().tolist() == [448.0, -448.0, 448.0, -448.0]
-    assert large.to(torch.float8_e4m3fn).float().isnan().any()  # without the cut
     assert cache.kept.keys.element_size() == 1
 
 
@@ -76,7 +76,8 @@ def test_off_is_what_it_was_and_on_is_reproducible(name, order):
     assert torch.equal(generator([0, 1, 2], cache_dtype=None, **call).ids, exact)
     small = generator([0, 1, 2], cache_dtype="fp8", **call).ids
     assert torch.equal(generator([0, 1, 2], cache_dtype="fp8", **call).ids, small)
-    kept = make_generator(name, order, guidance_scale=2.0, cache_dtype="fp8")
+    settings = Settings(guidance_scale=2.0, cache_dtype="fp8")
+    kept = ImageGenerator(generator.tokenizer, generator.transformer, settings)
     assert torch.equal(kept([0, 1, 2], **call).ids, small)
 
 

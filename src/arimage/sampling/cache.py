@@ -70,7 +70,7 @@ class Float8Cache:
         values: Float[Tensor, "r h m d"],
     ) -> tuple[Tensor, Tensor]:
         """As ``StaticCache``'s; returns copies, of one layer, that attention can read."""
-        most = torch.finfo(self.kept.keys.dtype).max  # beyond it a cast would give NaN
+        most = torch.finfo(self.kept.keys.dtype).max  # a cast of more is NaN in older torch
         keys, values = (t.clamp(-most, most) for t in (keys, values))
         keys, values = self.kept.update(layer, step, keys, values)
         return keys.to(self.dtype), values.to(self.dtype)
