@@ -153,7 +153,7 @@ TINY_SAMPLERS = {
 # Options of a schedule, and s at each of 5 steps when the user asks for 3.
 TINY_SCHEDULES = {
     "constant": [({}, [3, 3, 3, 3, 3])],
-    "linear": [({}, [1, 1.5, 2, 2.5, 3])],
+    "linear": [({}, [1, 1.5, 2, 2.5, 3]), ({"last": 2}, [1, 1.5, 2, 1, 1])],
     "power_cosine": [({"power": 2.0}, [1, 1.0078853, 1.1236935, 1.5742207, 2.4257793])],
     "interval": [({"first": 1, "last": 3}, [1, 3, 3, 3, 1]), ({"first": 4}, [1, 1, 1, 1, 3])],
 }

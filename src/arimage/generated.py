@@ -116,6 +116,7 @@ class GeneratedImages:
             "revision": origin.revision,
             "weights": self.weights,
             "dtype": str(self.generator.transformer.dtype).removeprefix("torch."),
+            "quantized": self.generator.transformer.quantized,
             "device": self.generator.device.type,
             "sampling": self.sampling.to_json(),
             "labels": protocol.labels,
@@ -136,10 +137,12 @@ class GeneratedImages:
         """In what these images are not those that the model's authors scored."""
         native, scored = self.generator.tokenizer.config.image_size, self.protocol.image_size
         found = [f"resized from {native} to {scored} pixels"] if native != scored else []
+        kept = self.generator.transformer.quantized
+        changed = [] if kept is None else [f"transformer weights in {kept}"]
         if self.preset is None:
-            return found
+            return changed + found
         published = published_protocol(self.preset.name, self.preset.image_size)
-        return not_published(self.preset, self) + found * (self.protocol != published)
+        return changed + not_published(self.preset, self) + found * (self.protocol != published)
 
 
 def check_alone(sampling: Settings) -> None:

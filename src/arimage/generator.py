@@ -309,7 +309,7 @@ class ImageGenerator(Compilable, Publishable):
         """How many images fit into ``memory_budget`` GiB at once, by estimate; at least one."""
         chosen, decoder = self.settings.updated(settings), self.tokenizer.bytes_per_image
         order = self.order(chosen.num_steps)
-        one = image_bytes(self.transformer, order, chosen.guidance(), decoder)
+        one = image_bytes(self.transformer, order, chosen.guidance(), decoder, chosen.cache_dtype)
         budget = budget_bytes(memory_budget, self.device, self.held_bytes)
         return fitting_batch(one, budget, *self.transformer.table_bytes)
 
@@ -362,7 +362,8 @@ class ImageGenerator(Compilable, Publishable):
         run, guidance = self.captured_run(chosen), chosen.guidance()
         with torch.no_grad():
             condition = self.conditions.prepared(rows)
-            branch = Branch.of(self.transformer, order, condition, guidance, allocate=run is None)
+            parts = self.transformer, order, condition, guidance, chosen.cache_dtype
+            branch = Branch.of(*parts, allocate=run is None)
         return generate([branch], order, chosen.make_sampler(), noise, known, run)
 
     def order(self, num_steps: int | None = None) -> Order:

@@ -181,7 +181,7 @@ def identity(model: "ArimageModel") -> str:
     total = hashlib.sha256(json.dumps([config.model_type, fields]).encode())
     for name, tensor in sorted(model.state_dict().items()):
         values = tensor.detach().cpu()
-        values = values.float() if values.is_floating_point() else values
+        values = values.dequantize().float() if values.is_floating_point() else values
         total.update(f"{name} {list(values.shape)}".encode())
         total.update(values.contiguous().numpy().tobytes())
     return total.hexdigest()

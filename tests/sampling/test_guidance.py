@@ -164,8 +164,9 @@ def test_null_rows_live_from_the_first_step(name, order, schedule):
 
 @pytest.mark.parametrize(("name", "order"), MODEL_CASES)
 def test_null_rows_are_dropped_after_the_last_active_step(name, order):
-    rows, steps = rows_seen(name, order, Guidance(2.0, Interval(1, 1)))
-    assert rows == [4, 4] + [2] * (steps - 2)
+    for schedule in (Interval(1, 1), Linear(last=1)):
+        rows, steps = rows_seen(name, order, Guidance(2.0, schedule))
+        assert rows == [4, 4] + [2] * (steps - 2)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ SETTINGS = [
     Settings(guidance_schedule=PowerCosine(2.75), num_steps=4, sampler="argmax"),
     Settings(guidance_schedule=Interval(1, None)),
     Settings(more_smooth=True, rng="reference"),
+    Settings(cache_dtype="fp8"),
     *(
         Settings(guidance_schedule=SCHEDULES[name](**options))
         for name in SCHEDULES
@@ -42,6 +43,7 @@ def test_settings_make_every_sampler_with_its_options(name):
         ({"guidance_schedule": {"name": "interval", "fist": 1}}, "Did you mean 'first'"),
         ({"guidance_schedule": {"first": 1}}, "unknown guidance schedule ''"),
         ({"top_k": 0}, "got top_k 0"),
+        ({"cache_dtype": "fp9"}, "unknown cache_dtype 'fp9'. Did you mean 'fp8'"),
         ({"rng": "refrence"}, "unknown rng 'refrence'. Did you mean 'reference'"),
         ({"more_smooth": True, "sampler": "argmax"}, "greedy sampling draws none"),
         ({"more_smooth": True, "temperature": 0.0}, "greedy sampling draws none"),

@@ -17,6 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from arimage.ar.config import BackboneConfig
 from arimage.ar.linear import pack, unpack
+from arimage.ar.quantized import Quantizable
 from arimage.pretrained import ArimageModel
 from arimage.shapes import Bool, Float, Int
 from arimage.slots import SlotTable
@@ -237,7 +238,7 @@ class Context:
         return type(self)(**{name: getattr(self, name)[:count] for name in fields})
 
 
-class Backbone(ArimageModel):
+class Backbone(Quantizable, ArimageModel):
     """Base of all transformers that predict image tokens.
 
     Invariant, tested for every registered model: the full forward under the order's decoding rule

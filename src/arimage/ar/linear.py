@@ -62,10 +62,12 @@ class Linear(nn.Linear):
     """``nn.Linear`` through ``linear``, with weights that can be packed.
 
     While packed, the parameter keeps its shape and dtype and reads as NaN where somebody gets at it
-    past the doors below; it is the same object again once unpacked.
+    past the doors below; it is the same object again once unpacked. A quantised layer
+    (ar/quantized.py) is never packed: its product is torchao's.
     """
 
     packed: Tensor | None = None
+    quantized: bool = False
 
     def forward(
         self,
@@ -77,12 +79,13 @@ class Linear(nn.Linear):
         bias, packed = self.bias if bias is None else bias, self.packed
         if packed is not None and x.dtype == packed.dtype and not torch.is_grad_enabled():
             return linear(x, packed, bias, "onednn", gelu)
-        return linear(x, self.weight, bias, gelu=gelu)  # asking for the weight unpacks it
+        backend = "torch" if self.quantized else "auto"
+        return linear(x, self.weight, bias, backend, gelu)  # asking for the weight unpacks it
 
     @torch.no_grad()
     def pack(self) -> None:
         """Puts the weights into oneDNN's order, where oneDNN takes them."""
-        if self.packed is None and suits_onednn(self.weight):
+        if self.packed is None and not self.quantized and suits_onednn(self.weight):
             weight = self.weight
             packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
             weight.data = weight.new_full((), torch.nan).expand(weight.shape)

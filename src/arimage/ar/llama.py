@@ -95,8 +95,8 @@ class Block(GradientCheckpointingLayer):
         return self.rest(x, mean), split_heads(mean[:, -1:], self.heads)
 
     def values(self, x: Float[Tensor, "r n width"]) -> Float[Tensor, "r n width"]:
-        """Values without queries and keys; with them where weights are packed: no cutting those."""
-        if self.qkv.packed is not None:
+        """Values alone; with queries and keys where weights are packed or quantised: no cutting."""
+        if self.qkv.packed is not None or self.qkv.quantized:
             return self.qkv(x).chunk(3, dim=-1)[2]
         return linear(x, self.qkv.weight[2 * x.shape[-1] :], None)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from arimage.ar.base import CacheShape, Step
 from arimage.ar.orders.base import Order
+from arimage.registry import unknown_name
 from arimage.shapes import Float
 
 
@@ -44,15 +45,66 @@ class StaticCache:
 
     def rows(self, count: int) -> "StaticCache":
         """Views of the first ``count`` rows."""
-        return StaticCache(self.keys[:, :count], self.values[:, :count])
+        return type(self)(self.keys[:, :count], self.values[:, :count])
 
 
 def write(memory: Float[Tensor, "r h n d"], step: Step, rows: Float[Tensor, "r h m d"]) -> None:
     """Puts ``rows`` where the step's positions are."""
-    if step.moves:
-        memory.index_copy_(2, step.positions, rows.to(memory.dtype))
-    else:
+    rows = rows.to(memory.dtype)
+    if not step.moves:
         memory[:, :, step.start : step.stop] = rows
+    elif memory.itemsize == 1:  # torch copies bytes by index, not float8
+        memory.view(torch.uint8).index_copy_(2, step.positions, rows.view(torch.uint8))
+    else:
+        memory.index_copy_(2, step.positions, rows)
+
+
+CACHE_DTYPES = {"fp8": torch.float8_e4m3fn}  # what Settings.cache_dtype may be
+
+
+class Float8Cache(StaticCache):
+    """Keys and values in 8 bits, read back in the dtype they came in: a step sees all rounded.
+
+    No scales: a float8_e4m3fn has a relative error of at most 1/16 from 2^-6 to 448, and keys and
+    values lie in that range (docs/performance.md). What is larger is cut.
+    """
+
+    def update(
+        self,
+        layer: int,
+        step: Step,
+        keys: Float[Tensor, "r h m d"],
+        values: Float[Tensor, "r h m d"],
+    ) -> tuple[Tensor, Tensor]:
+        """As ``StaticCache``'s; returns copies, of one layer, that attention can read."""
+        most = torch.finfo(self.keys.dtype).max  # a cast of more is NaN in older torch
+        kept = super().update(layer, step, *(t.clamp(-most, most) for t in (keys, values)))
+        return kept[0].to(keys.dtype), kept[1].to(keys.dtype)
+
+
+def make_cache(
+    kept_as: str | None,
+    shape: CacheShape,
+    rows: int,
+    length: int,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> StaticCache:
+    """A cache of keys and values in ``dtype``, or as a name says."""
+    if kept_as is None:
+        return StaticCache.allocate(shape, rows, length, dtype, device)
+    return Float8Cache.allocate(shape, rows, length, CACHE_DTYPES[kept_as], device)
+
+
+def check_cache_dtype(kept_as: str | None, order: Order | None = None) -> None:
+    """Raises KeyError for an unknown name, ValueError for an order that keeps no cache."""
+    if kept_as is not None and kept_as not in CACHE_DTYPES:
+        raise KeyError(unknown_name("cache_dtype", kept_as, CACHE_DTYPES))
+    if kept_as is not None and order is not None and not order.cached:
+        raise ValueError(
+            f"got cache_dtype {kept_as!r} and a transformer that keeps no keys and values between "
+            "steps; leave it out"
+        )
 
 
 FEW_QUERIES = 8  # positions per step on average; below, reading keys is all that attention does

@@ -209,7 +209,12 @@ class Captures:
     ) -> Session:
         """The session of calls like this one; a new one where there is none."""
         self.check(*(branch.model for branch in branches))
-        key = (order, sampler, shapes(values), tuple(type(b.context) for b in branches))
+        key = (
+            order,
+            sampler,
+            shapes(values),
+            tuple((type(b.context), b.kept_as) for b in branches),
+        )
         return kept(
             self.sessions, key, lambda: Session(branches, order, sampler, values, self.capture)
         )

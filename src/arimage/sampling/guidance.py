@@ -32,10 +32,17 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """From 1 at the first step to ``scale`` at the last (VAR, over its scales)."""
+    """From 1 at the first step to ``scale`` at the last (VAR, over its scales).
+
+    With ``last``, s is 1 after that step: the null rows of the steps that follow are saved.
+    """
+
+    last: int | None = None
 
     def __call__(self, scale: float, index: int, num_steps: int) -> float:
         """As the class says."""
+        if self.last is not None and index > self.last:
+            return 1.0
         return 1 + (scale - 1) * index / max(num_steps - 1, 1)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from arimage.ar.base import Backbone, Cache, Context, Known, Noise, State, Step
 from arimage.ar.orders.base import Order
-from arimage.sampling.cache import StaticCache, cache_dtype
+from arimage.sampling.cache import cache_dtype, check_cache_dtype, make_cache
 from arimage.sampling.guidance import Guidance
 from arimage.sampling.samplers.base import Sampler
 from arimage.shapes import Float
@@ -29,6 +29,7 @@ class Branch:
         cache: of all rows; None where the order keeps none.
         guidance: scale and schedule.
         first: hidden states of the first step, where they are known and the cache has its rows.
+        kept_as: of keys and values, ``Settings.cache_dtype``.
     """
 
     model: Backbone
@@ -36,6 +37,7 @@ class Branch:
     cache: Cache | None
     guidance: Guidance
     first: Tensor | None = None
+    kept_as: str | None = None
 
     @classmethod
     def of(
@@ -44,13 +46,18 @@ class Branch:
         order: Order,
         condition: Any,
         guidance: Guidance,
+        kept_as: str | None = None,
         allocate: bool = True,
     ) -> "Branch":
-        """Prepares the context and allocates the cache for a batch of conditions."""
+        """Prepares the context and allocates the cache for a batch of conditions.
+
+        ``kept_as``: ``Settings.cache_dtype``. ValueError for "fp8" where nothing is kept.
+        """
+        check_cache_dtype(kept_as, order)
         model.pack()
         if guidance.last_active(order.num_steps) >= 0:
             condition = model.with_null(condition)
-        branch = cls(model, model.prepare(condition), None, guidance)
+        branch = cls(model, model.prepare(condition), None, guidance, kept_as=kept_as)
         return dataclasses.replace(branch, cache=branch.new_cache(order)) if allocate else branch
 
     def new_cache(self, order: Order) -> Cache | None:
@@ -59,7 +66,7 @@ class Branch:
             return None
         rows, device = len(self.context.prefix), self.context.prefix.device
         dtype = cache_dtype(self.model.dtype, device, order)
-        return StaticCache.allocate(self.model.cache_shape, rows, order.length, dtype, device)
+        return make_cache(self.kept_as, self.model.cache_shape, rows, order.length, dtype, device)
 
     def logits(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "b n v"]:
         """Guided float32 logits (b, n, vocab) of one step."""

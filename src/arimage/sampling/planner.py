@@ -12,7 +12,7 @@ import torch
 
 from arimage.ar.base import Backbone
 from arimage.ar.orders.base import Order
-from arimage.sampling.cache import cache_dtype
+from arimage.sampling.cache import CACHE_DTYPES, cache_dtype
 from arimage.sampling.guidance import Guidance
 
 LARGEST_BATCH = 256  # more does not make a step faster, and results would arrive late
@@ -23,18 +23,28 @@ ACTIVATIONS = 24  # values per position and unit of width alive in one block, fe
 LOGIT_BYTES = 64  # per logit: float32 copies, float64 sums and sorted copies of the samplers
 
 
-def image_bytes(model: Backbone, order: Order, guidance: Guidance, tokenizer_bytes: int) -> int:
+def image_bytes(
+    model: Backbone,
+    order: Order,
+    guidance: Guidance,
+    tokenizer_bytes: int,
+    kept_as: str | None = None,
+) -> int:
     """Estimated peak of one image; twice the rows where guidance is on.
 
     Args:
         model, order, guidance: as they will run.
         tokenizer_bytes: what the tokenizer holds while it decodes one image.
+        kept_as: ``Settings.cache_dtype``.
     """
     size, shape = model.dtype.itemsize, model.cache_shape
     rows = 2 if guidance.last_active(order.num_steps) >= 0 else 1
     steps = [order.step(i) for i in range(order.num_steps)]
-    kept = cache_dtype(model.dtype, model.device, order).itemsize
-    cache = 2 * shape.layers * shape.heads * shape.head_dim * order.length * kept
+    read = cache_dtype(model.dtype, model.device, order).itemsize
+    layer = 2 * shape.heads * shape.head_dim * order.length  # values
+    cache = shape.layers * layer * read
+    if kept_as is not None:  # and one layer at a time in the dtype that attention reads
+        cache = shape.layers * layer * CACHE_DTYPES[kept_as].itemsize + layer * read
     widest = max(model.prefix_rows, *(step.stop - step.start for step in steps))
     activations = widest * model.config.width * ACTIVATIONS * size
     logits = max(step.predicts for step in steps) * model.config.vocab_size * LOGIT_BYTES

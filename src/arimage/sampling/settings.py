@@ -8,6 +8,7 @@ import torch
 
 from arimage.ar.base import Noise
 from arimage.registry import unknown_name
+from arimage.sampling.cache import check_cache_dtype
 from arimage.sampling.guidance import Guidance, Schedule, make_schedule, schedule_record
 from arimage.sampling.registry import NOISES, SAMPLERS
 from arimage.sampling.samplers.base import Sampler
@@ -26,9 +27,11 @@ class Settings:
         sampler: a registered name.
         more_smooth: of the categorical sampler; mixes codes, for next-scale models.
         rng: a registered kind of noise: "per_image", or "reference" for the stream of VAR's code.
+        cache_dtype: "fp8" keeps keys and values in 8 bits, which changes images; None keeps them
+            as they are (sampling/cache.py).
 
     Raises:
-        ValueError: a setting out of range. KeyError: an unknown schedule or sampler.
+        ValueError: a setting out of range. KeyError: an unknown schedule, sampler or cache_dtype.
     """
 
     guidance_scale: float | int = 1.0
@@ -40,11 +43,13 @@ class Settings:
     sampler: str = "categorical"
     more_smooth: bool = False
     rng: str = "per_image"
+    cache_dtype: str | None = None
 
     def __post_init__(self) -> None:
         self.guidance()
         self.make_sampler()
         NOISES[self.rng]
+        check_cache_dtype(self.cache_dtype)
         if self.more_smooth and (self.sampler != "categorical" or self.temperature == 0):
             raise ValueError(
                 "more_smooth mixes the codes that may be drawn and greedy sampling draws none; "
