@@ -80,8 +80,11 @@ def test_a_slower_machine_takes_longer_and_guidance_costs():
     alone = roofline.transformer_steps(config, 2, guided=False)
     assert len(steps) == len(config.scales)
     assert roofline.total(alone).flops < roofline.total(steps).flops
-    fast, slow = roofline.Machine(1e9, 1e9), roofline.Machine(5e8, 1e9)
-    assert roofline.bound(steps, fast) < roofline.bound(steps, slow)
+    work = roofline.total(steps)
+    slow_memory, slow_products = roofline.Machine(2.0, 1e15), roofline.Machine(1e15, 4.0)
+    assert roofline.bound(steps, slow_memory) == pytest.approx(work.bytes / 2)
+    assert roofline.bound(steps, slow_products) == pytest.approx(work.flops / 4)
+    assert roofline.bound(steps, roofline.Machine(2.0, 4.0)) >= work.bytes / 2
 
 
 def test_masked_orders_have_no_bound():
