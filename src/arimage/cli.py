@@ -6,16 +6,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from arimage import cli_evaluate, cli_publish, cli_train
+from arimage import cli_evaluate, cli_generate, cli_publish, cli_train
+from arimage.cli_generate import Device, Model, parse_classes
 
 TRACKERS = ("wandb", "trackio")  # packages that no extra of this one brings
-
-if TYPE_CHECKING:
-    from arimage.generator import ImageGenerator
 
 app = typer.Typer(
     name="arimage",
@@ -24,9 +22,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Model = Annotated[str, typer.Option("--model", "-m", help="Preset, folder or hub id.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 
 
 @app.command()
@@ -47,99 +42,6 @@ def demo(
     console.print(table(record))
     console.print(f"pictures, report and model: {out}")
     print(json.dumps(record))
-
-
-@app.command()
-def generate(
-    out: Annotated[Path, typer.Option(help="A .png for one sheet, or a folder for one PNG each.")],
-    model: Model = "digits-var",
-    asked: Annotated[
-        list[str] | None,
-        typer.Option("--classes", "--prompt", help='Labels, names: "0-9", "3,1,4"; or a prompt.'),
-    ] = None,
-    per_class: Annotated[int, typer.Option(help="Images per class or prompt.", min=1)] = 1,
-    seed: Annotated[int, typer.Option(help="Of the first image; the others count up.")] = 0,
-    guidance_scale: Annotated[float | None, typer.Option(help="u + s (c - u); 1 is off.")] = None,
-    guidance_schedule: Annotated[str | None, typer.Option(help="constant, linear, ...")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is argmax.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Keep the k most probable tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Keep the nucleus of this mass.")] = None,
-    num_steps: Annotated[int | None, typer.Option(help="Passes, for masked models.")] = None,
-    device: Device = "cpu",
-) -> None:
-    """Generate images from class labels (0 if left out), or prompts, each its own --prompt."""
-    options = {
-        "guidance_scale": guidance_scale,
-        "guidance_schedule": guidance_schedule,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "num_steps": num_steps,
-    }
-    settings = {name: value for name, value in options.items() if value is not None}
-    from arimage.generator import ImageGenerator
-
-    generator = ImageGenerator.from_pretrained(model, device=device)
-    text = generator.transformer.takes_text
-    rows = (asked or []) if text else parse_classes(",".join(asked or ["0"]))
-    rows = [row for row in rows for _ in range(per_class)]
-    condition = {"prompts" if text else "class_labels": rows}
-    save_generated(generator, model, condition, seed, settings, out, per_class)
-
-
-def save_generated(
-    generator: ImageGenerator,
-    model: str,
-    condition: dict[str, Any],
-    seed: int,
-    settings: dict[str, Any],
-    out: Path,
-    per_class: int,
-) -> None:
-    """One sheet (a .png) or one PNG per image (a folder), with the settings in the PNG."""
-    from arimage import __version__
-    from arimage.images import grid, write_png
-
-    output = generator(**condition, seeds=seed, output_type="pixels", **settings)
-    labels, count = output.class_labels, len(output.seeds)
-    record = {
-        "arimage": __version__,
-        "model": model,
-        **generator.settings.updated(settings).to_json(),
-    }
-    if out.suffix.lower() == ".png":
-        columns = per_class if per_class > 1 else min(count, 10)
-        record |= {"class_labels": labels} if labels else {"prompts": output.prompts}
-        record |= {"seeds": output.seeds}
-        write_png(out, grid(output.images, columns, zoom=2), {"arimage": json.dumps(record)})
-        typer.echo(f"{count} images: {out}")
-        return
-    for i, pixels in enumerate(output.images):
-        one = {"class_label": labels[i]} if labels else {"prompt": output.prompts[i]}
-        one = record | one | {"seed": output.seeds[i]}
-        name = f"{i:06d}{f'_class{labels[i]}' if labels else ''}_seed{output.seeds[i]}.png"
-        write_png(out / name, pixels, {"arimage": json.dumps(one)})
-    typer.echo(f"{count} images: {out}/")
-
-
-def parse_classes(text: str) -> list[int | str]:
-    """ "0-9" or "3,1,4" or names, to labels.
-
-    Raises:
-        ValueError: an empty list or a range that runs backwards.
-    """
-    labels: list[int | str] = []
-    for part in (p.strip() for p in text.split(",")):
-        low, dash, high = part.partition("-")
-        if dash and low.isdigit() and high.isdigit():
-            if int(low) > int(high):
-                raise ValueError(f"got the class range {part!r}; write it upwards, for example 0-9")
-            labels += range(int(low), int(high) + 1)
-        elif part:
-            labels.append(int(part) if part.isdigit() else part)
-    if not labels:
-        raise ValueError(f"got classes {text!r}; give labels, for example 0-9 or 3,1,4")
-    return labels
 
 
 @app.command()
@@ -255,6 +157,7 @@ def parse_scales(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+app.add_typer(cli_generate.app)
 app.add_typer(cli_train.app)
 app.add_typer(cli_evaluate.app)
 app.add_typer(cli_publish.app)
@@ -316,7 +219,7 @@ def main() -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
-    except (ValueError, TypeError, KeyError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, KeyError, OSError, FloatingPointError, MemoryError) as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         typer.echo(f"arimage: {text}", err=True)
         sys.exit(2)

@@ -94,6 +94,21 @@ def write_json(path: str | Path, value: Any) -> Path:
     return write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
 
 
+def claim_json(path: str | Path, value: dict[str, Any]) -> dict[str, Any]:
+    """Writes ``value`` unless the file is there; what it then holds, whichever process wrote it."""
+    path = Path(path)
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=_parent(path), prefix=f".{path.name}.") as folder:
+            temporary = write_json(Path(folder) / path.name, value)
+            try:
+                os.link(temporary, path)  # fails where another process was first
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without links
+                os.replace(temporary, path)
+    return read_json(path)
+
+
 def read_json(path: str | Path) -> dict[str, Any]:
     """Reads a JSON object; a broken file gets one sentence with its place."""
     path = Path(path)

@@ -68,11 +68,7 @@ class GeneratedImages:
                 f"the protocol {self.protocol.name!r} asks for {self.protocol.num_classes} classes "
                 f"and this generator draws from {has}; choose another protocol"
             )
-        if self.sampling.rng == "reference":
-            raise ValueError(
-                "rng='reference' draws for a whole batch, so that no image can be made alone; "
-                "leave it out"
-            )
+        check_alone(self.sampling)
 
     def __len__(self) -> int:
         return self.protocol.count
@@ -133,11 +129,7 @@ class GeneratedImages:
     @cached_property
     def weights(self) -> dict[str, str]:
         """Hashes of both models."""
-        generator = self.generator
-        return {
-            "image_tokenizer": identity(generator.tokenizer),
-            "transformer": identity(generator.transformer),
-        }
+        return weights_of(self.generator)
 
     @property
     def deviations(self) -> list[str]:
@@ -148,6 +140,23 @@ class GeneratedImages:
             return found
         published = published_protocol(self.preset.name, self.preset.image_size)
         return not_published(self.preset, self) + found * (self.protocol != published)
+
+
+def check_alone(sampling: Settings) -> None:
+    """Raises ValueError unless an image can be made without the others."""
+    if sampling.rng == "reference":
+        raise ValueError(
+            "rng='reference' draws for a whole batch, so that no image can be made alone; leave it "
+            "out"
+        )
+
+
+def weights_of(generator: "ImageGenerator") -> dict[str, str]:
+    """Hashes of both models."""
+    return {
+        "image_tokenizer": identity(generator.tokenizer),
+        "transformer": identity(generator.transformer),
+    }
 
 
 def not_published(preset: Preset, images: GeneratedImages) -> list[str]:

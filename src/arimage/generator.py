@@ -4,6 +4,7 @@ Start reading here: ``__call__`` -> ``sample`` -> ``sampling.loop.generate`` -> 
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from arimage.outputs import GeneratorOutput, Origin, Preview, check_output_type,
 from arimage.parts import check_fit, load_part, make_order, own_tokenizer, save_parts
 from arimage.pretrained import check_device, default_dtype
 from arimage.publish import Publishable
+from arimage.sampling.batches import Arrival, Fit, arriving
+from arimage.sampling.compiling import Compilable
 from arimage.sampling.conditions import Conditions, Labels, Prompts, Rows, asked, kind, rows_for
 from arimage.sampling.editing import check_known, known_tokens, paste_kept, read_masks
 from arimage.sampling.labels import count_images
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from arimage.generated import GeneratedImages
 
 
-class ImageGenerator(Publishable):
+class ImageGenerator(Compilable, Publishable):
     """A tokenizer, a transformer and sampling defaults; callable.
 
     Args:
@@ -135,8 +138,9 @@ class ImageGenerator(Publishable):
         save_parts(folder, type(self).__name__, parts, about, dtype)
 
     def to(self, device: torch.device | str) -> "ImageGenerator":
-        """Moves both models; returns self. ValueError for a device that is not there."""
+        """Moves both models, not compiled; returns self. ValueError: a device that is not there."""
         check_device(device)
+        self.compile("off")
         self.tokenizer.to(device)
         self.transformer.to(device)
         return self
@@ -179,8 +183,8 @@ class ImageGenerator(Publishable):
         check_output_type(output_type)
         rows = self.conditions.read(class_labels, prompts, self.class_names)
         seeds = self._seeds(rows, seeds, settings, count)
-        size = self.plan(memory_budget, **settings) if batch_size is None else batch_size
-        pixels, ids = gathered(self._batches(rows, seeds, size, None, settings))
+        fit = self._fit(batch_size, memory_budget, settings)
+        pixels, ids = gathered(self._batches(rows, seeds, fit, None, settings))
         if rows is None:
             rows = self.random_labels(seeds, **settings)
         labels, texts = asked(rows)
@@ -223,9 +227,9 @@ class ImageGenerator(Publishable):
             rows = self.conditions.read(class_labels, prompts, self.class_names)
         rows = rows_for(rows, len(pixels))
         seeds = self._seeds(rows, seeds, settings)
-        size = self.plan(memory_budget, **settings) if batch_size is None else batch_size
-        known = self.known(pixels, draws, size)
-        edited, ids = gathered(self._batches(rows, seeds, size, known, settings))
+        fit = self._fit(batch_size, memory_budget, settings)
+        known = self.known(pixels, draws, fit.size)
+        edited, ids = gathered(self._batches(rows, seeds, fit, known, settings))
         if paste:
             edited = paste_kept(edited, pixels, draws)
         labels, texts = asked(rows)
@@ -269,25 +273,22 @@ class ImageGenerator(Publishable):
                 None is 0.8 of the free memory on CUDA and 4 GiB elsewhere.
             known: tokens that are given, one row per image.
         """
-        size = self.plan(memory_budget, **settings) if batch_size is None else batch_size
+        fit = self._fit(batch_size, memory_budget, settings)
         rows = self.conditions.read(class_labels, prompts, self.class_names)
         seeds = self._seeds(rows, seeds, settings)
-        yield from self._batches(rows, seeds, size, known, settings)
+        yield from self._batches(rows, seeds, fit, known, settings)
 
     def _batches(
-        self,
-        rows: Rows | None,
-        seeds: list[int],
-        batch_size: int,
-        known: Known | None,
-        settings: dict[str, Any],
+        self, rows: Rows | None, seeds: list[int], fit: Fit, known: Known | None, settings: Any
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        size = check_batch_size(batch_size, len(seeds), self._shared(settings))
-        for i in range(0, len(seeds), size):
-            part = slice(i, i + size)
+        check_batch_size(fit.size, len(seeds), self._shared(settings))
+
+        def make(part: slice) -> Arrival:
             given = known and known.part(part)
             *_, state = self._states(rows and rows[part], seeds[part], given, settings)
-            yield to_pixels(self.decode(state)), state.ids.cpu()
+            return Arrival(state, self.decode, captured=self.captures is not None)
+
+        yield from arriving(fit.batches(make, len(seeds)))
 
     def stream_dataset(
         self, protocol: Any = None, *, batch_size: int | None = None, **settings: Any
@@ -309,8 +310,11 @@ class ImageGenerator(Publishable):
         chosen, decoder = self.settings.updated(settings), self.tokenizer.bytes_per_image
         order = self.order(chosen.num_steps)
         one = image_bytes(self.transformer, order, chosen.guidance(), decoder)
-        budget = budget_bytes(memory_budget, self.device)
+        budget = budget_bytes(memory_budget, self.device, self.held_bytes)
         return fitting_batch(one, budget, *self.transformer.table_bytes)
+
+    def _fit(self, batch_size: int | None, budget: float | None, settings: dict[str, Any]) -> Fit:
+        return Fit.of(batch_size, partial(self.plan, budget, **settings), self._shared(settings))
 
     def stream(
         self,
@@ -347,8 +351,7 @@ class ImageGenerator(Publishable):
         order = self.order(chosen.num_steps)
         if chosen.more_smooth and not order.mixes:
             raise ValueError(
-                "more_smooth mixes codes and this transformer reads ids; it is for next-scale "
-                "models"
+                "more_smooth mixes codes; this transformer reads ids: it is for next-scale models"
             )
         noise = chosen.make_noise(seeds, self.device)
         if rows is None:
@@ -356,14 +359,15 @@ class ImageGenerator(Publishable):
         if known is not None:
             check_known(known, self.tokenizer.config.vocab_size)
             known = known.to(self.device)
+        run, guidance = self.captured_run(chosen), chosen.guidance()
         with torch.no_grad():
             condition = self.conditions.prepared(rows)
-            branch = Branch.of(self.transformer, order, condition, chosen.guidance())
-        return generate([branch], order, chosen.make_sampler(), noise, known)
+            branch = Branch.of(self.transformer, order, condition, guidance, allocate=run is None)
+        return generate([branch], order, chosen.make_sampler(), noise, known, run)
 
     def order(self, num_steps: int | None = None) -> Order:
         """The order that the transformer was trained for, bound to the tokenizer."""
-        return make_order(self.tokenizer, self.transformer, num_steps)
+        return self.captured_order(num_steps, make_order)
 
     def labels(self, class_labels: Sequence[int | str] | int | str) -> list[int]:
         """Class labels as integers; names are looked up.
@@ -379,11 +383,7 @@ class ImageGenerator(Publishable):
         return noise.labels(self.transformer.config.num_classes)
 
     def _seeds(
-        self,
-        rows: Rows | None,
-        seeds: Seeds,
-        settings: dict[str, Any],
-        count: int | None = None,
+        self, rows: Rows | None, seeds: Seeds, settings: dict[str, Any], count: int | None = None
     ) -> list[int]:
         """One seed per image; with the reference's noise one for all of them."""
         images = count_images(None if rows is None else len(rows), count, seeds, kind(rows))
@@ -395,4 +395,4 @@ class ImageGenerator(Publishable):
     @torch.no_grad()
     def decode(self, state: State) -> Float[Tensor, "b 3 h w"]:
         """Float images of a state, nominally in [-1, 1]."""
-        return self.tokenizer.decode_canvas(state.canvas)
+        return self.decode_canvas(state.canvas)

@@ -38,9 +38,16 @@ def to_pixels(
     ``rounding="down"`` is half a level darker: what code does that truncates 255 x, RAR's for
     example (bytedance/1d-tokenizer@942a96f demo_util.py); for repeating its scores alone.
     """
+    return to_levels(images, rounding).cpu().numpy()
+
+
+def to_levels(
+    images: Float[Tensor, "b 3 h w"], rounding: Rounding = "nearest"
+) -> UInt8[Tensor, "b h w 3"]:
+    """``to_pixels`` in a tensor, where the images live."""
     levels = images.detach().float().clamp(-1, 1).add(1).mul(127.5)
     levels = levels.round() if rounding == "nearest" else levels.floor()
-    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def from_pixels(pixels: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:

@@ -15,6 +15,8 @@ import arimage
 LEAVES = {  # may be imported by every room; among themselves only as said here
     "shapes": set(),
     "files": set(),
+    "records": set(),
+    "shares": set(),
     "registry": set(),
     "zoo_llamagen": set(),
     "zoo": {"registry", "zoo_llamagen"},
@@ -40,6 +42,8 @@ ROOMS = {  # what each part may import besides itself and the leaves
     "convert": {"tokenizers", "ar"},
     "parts": {"tokenizers", "ar", "convert"},
     "generator": {"tokenizers", "ar", "sampling", "convert", "parts", "generated"},
+    "generation": {"ar.base", "eval", "generated", "generation_files", "generator", "sampling"},
+    "generation_files": {"eval.arrays"},
     "generated": {"eval.protocols", "eval.sources", "generator", "sampling"},
     "evaluation": {"convert", "eval", "generator"},
     "evaluation_tokenizer": {"eval", "tokenizers"},
@@ -48,8 +52,9 @@ ROOMS = {  # what each part may import besides itself and the leaves
     "demo": {"tokenizers", "ar", "sampling", "eval", "generator", "auto", "training"},
     "cli": {
         *("tokenizers", "ar", "sampling", "eval", "convert", "generator", "auto", "training"),
-        *("demo", "cli_evaluate", "cli_publish", "cli_train", "evaluation"),
+        *("demo", "cli_evaluate", "cli_generate", "cli_publish", "cli_train", "evaluation"),
     },
+    "cli_generate": {"generation", "generation_files", "generator"},
     "cli_evaluate": {"cli_groups", "eval", "evaluation", "evaluation_tokenizer"},
     "cli_train": {"cli_groups", "cli_runs", "cli_tokenizer", "generator", "training"},
     "cli_tokenizer": {"cli_runs", "training"},

@@ -8,7 +8,7 @@ from tiny import sentence
 
 from arimage.ar.base import Noise
 from arimage.sampling.labels import count_images
-from arimage.sampling.noise import PerImageNoise, ReferenceNoise, make_seeds
+from arimage.sampling.noise import BLOCK, PerImageNoise, ReferenceNoise, make_seeds
 from arimage.sampling.registry import NOISES
 
 SEEDS = [5, 0, 2**63 - 1]
@@ -52,6 +52,13 @@ def test_how_draws_are_split_does_not_matter(pieces):
     noise = PerImageNoise(SEEDS, "cpu")
     parts = torch.cat([noise.uniform(count) for count in pieces], dim=1)
     assert torch.equal(parts, PerImageNoise(SEEDS, "cpu").uniform(12))
+
+
+def test_drawing_ahead_changes_no_number():
+    noise = PerImageNoise(SEEDS, "cpu")
+    parts = torch.cat([noise.uniform(count) for count in (1, BLOCK, 3 * BLOCK + 5, 0, 7)], dim=1)
+    streams = [np.random.Generator(np.random.Philox(key=seed)) for seed in SEEDS]
+    assert np.array_equal(parts, np.stack([s.random(4 * BLOCK + 13) for s in streams]))
 
 
 def test_another_seed_is_another_stream():

@@ -10,17 +10,21 @@ from two_processes import two_processes
 from arimage.training.run_folder import LOSSES, read_lines
 
 STEPS = 4
-RUNS = {family: {} for family in FAMILIES} | {"lora": {"lora": {"rank": 2}}}
+RUNS = {family: (family, {}) for family in FAMILIES} | {
+    "lora": ("var", {"lora": {"rank": 2}}),
+    "masked": ("llama", {"model": {"order": "masked"}}),
+}
 
 
 def train_all(folder: Path) -> None:
-    """Every family, and adapters, into a folder of its own; no dropout, whose draws differ."""
-    for name, fields in RUNS.items():
-        family = name if name in FAMILIES else "var"
-        model = {**recipe(family).model, "dropout": 0.0}
+    """Every family, adapters, and an order that masks, each into a folder of its own; no dropout,
+    whose draws differ.
+    """
+    for name, (family, fields) in RUNS.items():
+        model = {**recipe(family).model, "dropout": 0.0, **fields.get("model", {})}
         given = recipe(
             family,
-            **fields,
+            lora=fields.get("lora"),
             steps=STEPS,
             batch_size=8,
             micro_batches=2,
@@ -28,7 +32,7 @@ def train_all(folder: Path) -> None:
             drop_path=0.0,
             label_dropout=0.4,
         )
-        start = str(folder.parent / "start") if fields else None
+        start = str(folder.parent / "start") if "lora" in fields else None
         tokens = folder.parent / FAMILIES[family][0]
         go(tokens, folder / name, given, resume=(folder / name).exists(), start=start)
 

@@ -12,9 +12,10 @@ import torch
 from generator_runs import FAMILIES, go, recipe, tokenizer_of, write_tokens
 from tiny import sentence
 
+from arimage.ar.layers import ResidualDropout
 from arimage.generator import ImageGenerator, make_order
 from arimage.training import lora
-from arimage.training.generator_build import new_transformer
+from arimage.training.generator_build import build_transformer, new_transformer
 from arimage.training.generator_recipe import LoraFields
 from arimage.training.generator_task import Teaching
 from arimage.training.loop import Loop
@@ -53,6 +54,34 @@ def test_it_starts_from_the_weights_but_those_of_the_classes(tokens, start, tmp_
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["from"] == "run"
     assert len(record["start"]) == 64
+
+
+@pytest.mark.parametrize(("model", "dropout"), [({}, 0.1), ({"dropout": 0.3}, 0.3)])
+def test_a_recipes_dropout_wins_over_the_starts(tokens, start, tmp_path, model, dropout):
+    go(tokens, tmp_path / "run", recipe(steps=1, model=model), start=str(start))
+    assert ImageGenerator.from_pretrained(start).transformer.config.dropout == 0.1
+    assert ImageGenerator.from_pretrained(tmp_path / "run").transformer.config.dropout == dropout
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dropout", [0, 0.3, None])
+def test_every_layer_that_drops_has_the_recipes_dropout(family, dropout):
+    tokenizer = tokenizer_of(FAMILIES[family][0])
+    start = new_transformer(recipe(family).model, tokenizer, 3, seed=0)
+    given = recipe(family, model={"family": family, "dropout": dropout})
+    built = build_transformer(given, tokenizer, 4, ImageGenerator(tokenizer, start))
+    rates = [m.rate for m in built.modules() if isinstance(m, ResidualDropout)]
+    rates += [m.p for m in built.modules() if isinstance(m, torch.nn.Dropout)]
+    assert set(rates) == {0.1 if dropout is None else dropout}
+    assert len(rates) == 2 + (family == "llama")
+
+
+@pytest.mark.parametrize("dropout", [1.0, -0.1, True, "much"])
+def test_a_dropout_out_of_range_is_told(tokens, start, tmp_path, dropout):
+    with pytest.raises(ValueError) as caught:
+        go(tokens, tmp_path / "run", recipe(model={"dropout": dropout}), start=str(start))
+    assert f"got model.dropout {dropout!r}; expected a number from 0" in sentence(caught)
+    assert not (tmp_path / "run").exists()
 
 
 def test_tokens_of_another_tokenizer_are_refused(start, tmp_path):
@@ -146,30 +175,33 @@ def test_what_is_wrong_with_adapters_is_told(tokens, start, tmp_path, monkeypatc
 
 COMPILED = """
 import sys
-sys.path[:0] = sys.argv[4:]
+sys.path[:0] = sys.argv[5:]
 import torch
 from generator_runs import go, recipe
 real = torch.nn.Module.compile
 torch.nn.Module.compile = lambda self: real(self, backend="aot_eager", fullgraph=True)
-family, tokens, out = sys.argv[1:4]
+family, tokens, out, attention = sys.argv[1:5]
 model = {**recipe(family).model, "dropout": 0.0}
 for name, compiled in (("plain", False), ("compiled", True)):
-    given = recipe(family, steps=2, model=model, drop_path=0.0, compile=compiled)
+    more = {"attention": attention, "compile": compiled}
+    given = recipe(family, steps=2, model=model, drop_path=0.0, **more)
     go(tokens, f"{out}/{name}", given)
 assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 """
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_compiled_blocks_compute_the_same(family, tmp_path):
+@pytest.mark.parametrize(
+    ("family", "attention"), [*((family, "sdpa") for family in FAMILIES), ("var", "flex")]
+)
+def test_compiled_blocks_compute_the_same(family, attention, tmp_path):
     """In a process without shape checks, which torch.compile does not trace; without its back end,
     which needs a compiler of C++.
     """
     tokens = write_tokens(tmp_path / "tokens", FAMILIES[family][0])
     here = Path(__file__).parent
-    folders = [str(here), str(here.parent)]
+    given = [family, tokens, tmp_path, attention, here, here.parent]
     done = subprocess.run(
-        [sys.executable, "-c", COMPILED, family, str(tokens), str(tmp_path), *folders],
+        [sys.executable, "-c", COMPILED, *map(str, given)],
         env={**os.environ, "PYTHONPATH": str(here.parents[1] / "src"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

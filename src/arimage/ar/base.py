@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from arimage.ar.config import BackboneConfig
 from arimage.ar.linear import pack, unpack
@@ -55,7 +56,7 @@ class Step:
     """One pass of the model over positions start..stop-1.
 
     Attributes:
-        index, num_steps: which step of how many.
+        index, num_steps: which step of how many; the index is a tensor where ``moves``.
         scale: token map of the predicted slots.
         slots: (n,) slots predicted; their logits come from the last n positions, or from those
             that ``reads`` names. Where images are in different orders: (b, n).
@@ -63,13 +64,14 @@ class Step:
         start, stop: the same as a range; position 0 to prefix_length-1 come from the context.
         cached: whether keys and values are written to rows start..stop-1 of the cache.
         mask: (m, visible) True where a position may see another; None where it may see all. A model
-            may hand its blocks numbers to add to scores instead, (r, 1, m, visible).
+            may hand its blocks numbers to add to scores instead, (r, 1, m, visible); a trainer, the
+            same rule in blocks (block_mask.py).
         holds: (m,) or (b, m) slot whose place in the image each position has; NO_SLOT in the
             prefix.
         reads: (n,) or (b, n) which of the m positions give logits; None for the last n.
     """
 
-    index: int
+    index: int | Tensor
     num_steps: int
     scale: int
     slots: Tensor
@@ -77,9 +79,14 @@ class Step:
     start: int
     stop: int
     cached: bool
-    mask: Tensor | None
+    mask: Tensor | BlockMask | None
     holds: Tensor
     reads: Tensor | None = None
+    moves: ClassVar[bool] = False  # whether its place is in tensors alone, not in start and stop
+
+    def take(self, table: Tensor) -> Tensor:
+        """The step's rows of a table that has one for every position."""
+        return table[self.start : self.stop]
 
     @property
     def predicts(self) -> int:
@@ -129,7 +136,7 @@ class State:
 
     ids (b, num_slots), UNKNOWN where not chosen; canvas (b, c, h, w), what the chosen tokens add
     up to; step, passes done; known, tokens that were given; path (b, num_slots), the order of each
-    image, where it has one of its own.
+    image, where it has one of its own; broken (), the first step whose logits had NaN or infinity.
     """
 
     ids: Tensor
@@ -137,6 +144,7 @@ class State:
     step: int
     known: Known | None = None
     path: Tensor | None = None
+    broken: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -219,9 +227,7 @@ class CacheShape:
 @dataclass(frozen=True)
 class Context:
     """All that depends on the condition alone, made once per call; every tensor has rows first.
-
-    prefix: (r, prefix_length, width) embeddings of the first positions.
-    """
+    prefix: (r, prefix_length, width) embeddings of the first positions."""
 
     prefix: Tensor
 
@@ -266,10 +272,8 @@ class Backbone(ArimageModel):
 
     @property
     def table_bytes(self) -> tuple[int, int]:
-        """Bytes that ``prepare`` keeps for each distinct condition, and the most for all of them.
-
-        What it keeps for each row is small and not counted.
-        """
+        """Bytes that ``prepare`` keeps for each distinct condition, and the most for all of them;
+        what it keeps for each row is small and not counted."""
         return 0, 0
 
     @abstractmethod
@@ -279,6 +283,10 @@ class Backbone(ArimageModel):
         Args:
             condition: class labels, int64 (r,), or, where ``takes_text``, ``text.TextFeatures``.
         """
+
+    def settled(self, context: Any) -> Any:
+        """A context whose shapes follow from its number of rows alone, for captured steps."""
+        return context
 
     def with_null(self, condition: Any) -> Any:
         """The rows of a condition, then as many that ask for nothing, which guidance needs."""

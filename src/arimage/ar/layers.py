@@ -5,8 +5,10 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from arimage.ar.base import Cache, Step
+from arimage.ar.block_mask import attend_blocks
 from arimage.ar.linear import Gelu, Linear
 from arimage.shapes import Float
 
@@ -27,6 +29,9 @@ def attend(
 
     ``bounded``: q and k are normalised, so that scores may be kept in their dtype.
     """
+    if isinstance(step.mask, BlockMask):  # a lesson; mixed precision may keep more digits of q, k
+        out = attend_blocks(q.to(v.dtype), k.to(v.dtype), v, step.mask, scale)
+        return out.transpose(1, 2).flatten(2)
     if cache is not None and step.cached:
         k, v = cache.update(layer, step, k, v)
     fast = bounded and q.device.type == "cpu" and q.dtype == torch.bfloat16
@@ -62,6 +67,10 @@ def attend_by_products(
 def split_heads(x: Float[Tensor, "r m width"], heads: int) -> Float[Tensor, "r h m d"]:
     """(r, m, heads * d) -> (r, heads, m, d)."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+class Modulation(Linear):
+    """adaLN of one block; a class of its own, so that training can share out its weights apart."""
 
 
 class RMSNorm(nn.Module):

@@ -16,6 +16,7 @@ from torch import Tensor
 from arimage.shapes import Float, Int
 
 MAX_SEED = 2**63
+BLOCK = 256  # numbers of each image drawn ahead: one call per image and token would cost more
 DRAWS = 2**192  # where in an image's stream its label is drawn: no image gets there by sampling
 Seeds = Sequence[int] | int | None
 
@@ -36,11 +37,17 @@ class PerImageNoise:
         self.batch, self.device = len(seeds), torch.device(device)
         self._seeds = list(seeds)
         self._streams = [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
+        self._ahead = torch.empty(self.batch, 0, dtype=torch.float64, device=self.device)
 
     def uniform(self, count: int) -> Float[Tensor, "b n"]:
         """``count`` float64 numbers in [0, 1) per image."""
-        rows = [stream.random(count) for stream in self._streams]
-        return torch.from_numpy(np.stack(rows)).to(self.device)
+        missing = count - self._ahead.shape[1]
+        if missing > 0:
+            rows = [stream.random(max(missing, BLOCK)) for stream in self._streams]
+            more = torch.from_numpy(np.stack(rows)).to(self.device)
+            self._ahead = torch.cat([self._ahead, more], dim=1)
+        drawn, self._ahead = self._ahead[:, :count], self._ahead[:, count:]
+        return drawn.contiguous()
 
     def labels(self, num_classes: int) -> list[int]:
         """A class label per image, uniform, from a far part of its stream.

@@ -2,7 +2,8 @@
 
 Per image: the key-value cache, the widest step of the transformer (activations and logits) and the
 tokenizer's activations, which it states itself. Per batch: what the transformer prepares for each
-distinct condition (RAR's adaLN tables). Weights are not counted: they are there already.
+distinct condition (RAR's adaLN tables). Weights are not counted: they are there already. Where the
+estimate was below the truth, ``batches.Fit`` goes on with fewer.
 """
 
 import math
@@ -40,8 +41,10 @@ def image_bytes(model: Backbone, order: Order, guidance: Guidance, tokenizer_byt
     return rows * (cache * order.cached + activations) + logits + tokenizer_bytes
 
 
-def budget_bytes(memory_budget: float | int | None, device: torch.device) -> int:
+def budget_bytes(memory_budget: float | int | None, device: torch.device, held: int = 0) -> int:
     """``memory_budget`` GiB in bytes; None is a share of the free memory on CUDA, else 4 GiB.
+
+    ``held``: bytes of captured caches, which count as free: the same batch uses them again.
 
     Raises:
         ValueError: a budget that is not above 0.
@@ -54,7 +57,7 @@ def budget_bytes(memory_budget: float | int | None, device: torch.device) -> int
         return int(CPU_BUDGET * GIB)
     free, _ = torch.cuda.mem_get_info(device)  # without what torch keeps for itself
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(CUDA_SHARE * (free + kept))
+    return int(CUDA_SHARE * (free + kept + held))
 
 
 def fitting_batch(per_image: int, budget: int, table: int = 0, most: int = 0) -> int:

@@ -1,5 +1,6 @@
 """Trains a transformer on tokens: cross-entropy under the order's mask, one trainer for all."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arimage.ar.base import Backbone, Lesson
+from arimage.ar.block_mask import Attention, choose_attention
 from arimage.ar.draws import drop_labels
 from arimage.ar.layers import ResidualDropout
 from arimage.ar.orders.base import Order
@@ -67,14 +69,27 @@ def train_transformer(
 def teacher(
     order: Order, transformer: Backbone, recipe: TransformerRecipe
 ) -> Callable[[Tensor, Batch], Lesson]:
-    """The lesson of a batch: the order's, or at first on random paths where the recipe says so."""
+    """The lesson of a batch: the order's, or at first on random paths where the recipe says so.
+
+    Its mask is dense or in blocks, as ``choose_attention`` says.
+    """
     check_orders(recipe, transformer)
+    attention = choose_attention(recipe.attention, transformer)
     if not recipe.anneal_end:
-        return lambda ids, batch: order.lesson(ids, batch.generator)
+        return lambda ids, batch: masked_for(attention, order, order.lesson(ids, batch.generator))
     paths = RandomOrder(order.fuser, order.prefix_length, order.device)
-    return lambda ids, batch: paths.lesson(
-        ids, batch.generator, recipe.random_share(batch.progress)
+    return lambda ids, batch: masked_for(
+        attention,
+        paths,
+        paths.lesson(ids, batch.generator, recipe.random_share(batch.progress)),
     )
+
+
+def masked_for(attention: Attention, order: Order, lesson: Lesson) -> Lesson:
+    """The lesson, with the order's mask in blocks for "flex"."""
+    if attention == "sdpa":
+        return lesson
+    return dataclasses.replace(lesson, step=dataclasses.replace(lesson.step, mask=order.block_mask))
 
 
 def check_orders(recipe: TransformerRecipe, transformer: Backbone) -> None:
@@ -118,18 +133,33 @@ def score_tokens(
     return {name: float(np.average(curve, weights=weights)) for name, curve in curves.items()}
 
 
-def lesson_loss(logits: Float[Tensor, "b n v"], lesson: Lesson, slots: SlotTable) -> Loss:
+def lesson_loss(
+    logits: Float[Tensor, "b n v"],
+    lesson: Lesson,
+    slots: SlotTable,
+    counted: Float[Tensor, " maps"] | None = None,
+) -> Loss:
     """Mean cross-entropy (nats) over the targets that count, and that of each token map.
 
     Every token weighs the same, so the finest maps weigh most (38 % the last of VAR at 256 px).
+
+    Args:
+        counted: targets of each token map to divide by instead; by default those that count here.
     """
     losses = token_losses(logits, lesson.targets)
     parts = {}
     if slots.num_scales > 1:
         for k in range(slots.num_scales):
             span = slice(*slots.span(k))
-            parts[f"scale {k}"] = mean_of(losses[:, span], lesson.counts[:, span])
-    return Loss(mean_of(losses, lesson.counts), parts)
+            count = None if counted is None else counted[k]
+            parts[f"scale {k}"] = mean_of(losses[:, span], lesson.counts[:, span], count)
+    count = None if counted is None else counted.sum()
+    return Loss(mean_of(losses, lesson.counts, count), parts)
+
+
+def targets_counted(counts: Bool[Tensor, "b n"], slots: SlotTable) -> Int[Tensor, " maps"]:
+    """How many targets of each token map count."""
+    return torch.stack([counts[:, slice(*slots.span(k))].sum() for k in range(slots.num_scales)])
 
 
 def token_losses(
@@ -139,9 +169,13 @@ def token_losses(
     return F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
 
 
-def mean_of(losses: Float[Tensor, "b n"], counts: Bool[Tensor, "b n"]) -> Float[Tensor, ""]:
-    """Mean over the tokens that count."""
-    return (losses * counts).sum() / counts.sum()
+def mean_of(
+    losses: Float[Tensor, "b n"],
+    counts: Bool[Tensor, "b n"],
+    count: Float[Tensor, ""] | None = None,
+) -> Float[Tensor, ""]:
+    """Mean over the tokens that count; or their sum by ``count``."""
+    return (losses * counts).sum() / (counts.sum() if count is None else count)
 
 
 def set_drop_paths(model: nn.Module, rate: float) -> None:

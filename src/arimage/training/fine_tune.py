@@ -33,16 +33,21 @@ def fine_tune(
     return tuned, history
 
 
-def with_classes(transformer: Backbone, num_classes: int, seed: int) -> Backbone:
+def with_classes(
+    transformer: Backbone, num_classes: int, seed: int, dropout: float | None = None
+) -> Backbone:
     """A float32 copy for ``num_classes`` new classes.
 
     The class embedding is initialised anew but for its last row, the null class.
 
     Args:
         seed: of the new rows.
+        dropout: of the copy; None keeps it.
     """
     config = transformer.config
     fields = {name: getattr(config, name) for name in config.own_fields()}
+    if dropout is not None:
+        fields["dropout"] = dropout
     torch.manual_seed(seed)
     copy = type(transformer)(type(config)(**{**fields, "num_classes": num_classes}))
     weights = dict(transformer.state_dict())

@@ -83,6 +83,8 @@ def build_transformer(
 ) -> Backbone:
     """What is trained: new, or ``start``'s for other classes, perhaps with adapters.
 
+    The recipe's ``model.dropout`` is that of either; without one, ``start`` keeps its own.
+
     Raises:
         KeyError, ValueError: settings that do not fit. ModuleNotFoundError: adapters without peft.
     """
@@ -92,7 +94,8 @@ def build_transformer(
         transformer = new_transformer(recipe.model, tokenizer, num_classes, recipe.seed)
         initialize_as(transformer, recipe.training())
     else:
-        transformer = with_classes(start.transformer, num_classes, recipe.seed)
+        dropout = read_dropout(recipe.model)
+        transformer = with_classes(start.transformer, num_classes, recipe.seed, dropout)
     if recipe.lora is not None:
         torch.manual_seed(recipe.seed)
         add_adapters(transformer, recipe.lora)
@@ -103,6 +106,20 @@ def build_transformer(
         if recipe.compile:
             block.compile()
     return transformer
+
+
+def read_dropout(fields: dict[str, Any]) -> float | None:
+    """Of a recipe's ``model``; None where it says none.
+
+    Raises:
+        ValueError: no number from 0 to below 1.
+    """
+    dropout = fields.get("dropout")
+    if dropout is None:
+        return None
+    if type(dropout) not in (int, float) or not 0 <= dropout < 1:
+        raise ValueError(f"got model.dropout {dropout!r}; expected a number from 0 to below 1")
+    return float(dropout)
 
 
 def build_generator_task(

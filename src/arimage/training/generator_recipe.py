@@ -97,14 +97,17 @@ class GeneratorRecipe(RecipeFile):
         steps: optimizer steps.
         batch_size: images per step, over all processes and micro-batches.
         model: family, sizes and order of a new transformer; what follows from the tokenizer and
-            the data is left out. Not used for fine-tuning.
+            the data is left out. Fine-tuning uses its dropout alone, where it is given.
         optimizer: of the transformer.
-        label_dropout, drop_path, gate_init, anneal_start, anneal_end: as ``TransformerRecipe``.
+        label_dropout, drop_path, gate_init, anneal_start, anneal_end, attention: as
+            ``TransformerRecipe``.
         lora: None trains all weights; for fine-tuning.
         precision: "no" (float32), "bf16", "fp16"; None is the launcher's.
         micro_batches: parts of a step's batch that pass one after the other.
         gradient_checkpointing: less memory for more time.
         compile: the blocks by torch.compile.
+        fsdp: weights and all that belongs to them are shared out over the processes; as
+            ``accelerate launch --use_fsdp --fsdp_version 2``.
         validation: share of the images that is held out where no other tokens are given.
         validate_every: steps between losses on held-out tokens.
         save_every, keep: steps between saved states, and how many stay.
@@ -124,11 +127,13 @@ class GeneratorRecipe(RecipeFile):
     gate_init: float | None = None
     anneal_start: float = 0.0
     anneal_end: float = 0.0
+    attention: str | None = None
     lora: LoraFields | None = None
     precision: str | None = None
     micro_batches: int = 1
     gradient_checkpointing: bool = False
     compile: bool = False
+    fsdp: bool = False
     validation: float = 0.0
     validate_every: int = 500
     save_every: int = 500
@@ -146,7 +151,7 @@ class GeneratorRecipe(RecipeFile):
         """For the loop; ``family``: of the transformer, where it is not the recipe's."""
         optimizer, family = self.optimizer, family or self.model.get("family")
         shared = ("steps", "batch_size", "seed", "label_dropout", "drop_path", "gate_init")
-        shared = (*shared, "anneal_start", "anneal_end")
+        shared = (*shared, "anneal_start", "anneal_end", "attention")
         rates = ("learning_rate", "rate_batch", "weight_decay", "final_weight_decay")
         rates = (*rates, "gradient_clip", "ema_decay")
         return TransformerRecipe(

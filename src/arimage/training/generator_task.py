@@ -1,6 +1,7 @@
 """The task of training a transformer: one turn, whose draws follow from the step and the image."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,13 +10,13 @@ from torch import Tensor, nn
 from arimage.ar.base import Backbone, Lesson
 from arimage.ar.draws import drop_labels
 from arimage.ar.orders.base import Order
-from arimage.shapes import Int
+from arimage.shapes import Float, Int
 from arimage.slots import SlotTable
-from arimage.training.ar_trainer import lesson_loss, teacher, token_losses
+from arimage.training.ar_trainer import lesson_loss, targets_counted, teacher, token_losses
 from arimage.training.common import Loss
 from arimage.training.fit import Batch
 from arimage.training.loop import Moment, Player, step_seed
-from arimage.training.processes import rank
+from arimage.training.processes import gathered, processes, rank
 from arimage.training.token_batches import TrainingTokens
 from arimage.training.token_data import TokenBatch
 from arimage.training.transformer_recipe import TransformerRecipe
@@ -31,14 +32,31 @@ class Teaching(nn.Module):
         super().__init__()
         self.transformer, self.slots = transformer, slots
 
-    def forward(self, lesson: Lesson, class_labels: Int[Tensor, " b"]) -> Loss:
-        """Mean cross-entropy (nats) over the targets that count, and that of each token map."""
-        return lesson_loss(self.logits(lesson, class_labels), lesson, self.slots)
+    def forward(
+        self,
+        lesson: Lesson,
+        class_labels: Int[Tensor, " b"],
+        counted: Float[Tensor, " maps"] | None = None,
+    ) -> Loss:
+        """Mean cross-entropy (nats) over the targets that count, and that of each token map.
+
+        ``counted``: as of ``lesson_loss``.
+        """
+        return lesson_loss(self.logits(lesson, class_labels), lesson, self.slots, counted)
 
     def logits(self, lesson: Lesson, class_labels: Int[Tensor, " b"]) -> Tensor:
         """(b, n, vocab)."""
         context = self.transformer.prepare(class_labels)
         return self.transformer.head(self.transformer(lesson.inputs, context, lesson.step))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A micro-batch, and the process' whole batch of the step, ``parts`` of them."""
+
+    tokens: TokenBatch
+    whole: TokenBatch
+    parts: int
 
 
 class GeneratorTask:
@@ -47,7 +65,7 @@ class GeneratorTask:
     Label drops, random orders and masks of an image follow from the step's seed and which image
     it is, so that they do not depend on batches, processes and micro-batches. Dropout follows from
     the step's seed and the process. Where an order masks tokens, the loss is the mean over those of
-    a micro-batch.
+    the whole step: they are counted before its first micro-batch, over all processes.
 
     Args:
         transformer: where it shall live.
@@ -62,25 +80,40 @@ class GeneratorTask:
         self.model, self.order, self.recipe = transformer, order, recipe
         self.teach = teacher(order, transformer, recipe)
         self.players = [Player(TRANSFORMER, Teaching(transformer, order.fuser.slots), recipe)]
+        self.counted: Tensor | None = None  # of the step that is computed
 
-    def split(self, batch: TokenBatch, count: int) -> Sequence[TokenBatch]:
+    def split(self, batch: TokenBatch, count: int) -> Sequence[Part]:
         """Micro-batches."""
-        parts = (batch.ids, batch.labels, batch.index)
-        chunks = zip(*(part.chunk(count) for part in parts), strict=True)
-        return [TokenBatch(*chunk, batch.epoch) for chunk in chunks]
+        rows = (batch.ids, batch.labels, batch.index)
+        chunks = list(zip(*(part.chunk(count) for part in rows), strict=True))
+        return [Part(TokenBatch(*chunk, batch.epoch), batch, len(chunks)) for chunk in chunks]
 
     def turns(
-        self, modules: dict[str, nn.Module], batch: TokenBatch, moment: Moment
+        self, modules: dict[str, nn.Module], batch: Part, moment: Moment
     ) -> Iterator[tuple[str, Loss]]:
         """One turn."""
         if moment.first:
             torch.manual_seed(moment.seed + rank())
+            self.counted = self.share_counted(batch, moment) if self.order.masks else None
+        lesson, labels = self.taught(batch.tokens, moment)
+        yield TRANSFORMER, modules[TRANSFORMER](lesson, labels, self.counted)
+
+    def taught(self, batch: TokenBatch, moment: Moment) -> tuple[Lesson, Int[Tensor, " b"]]:
+        """The lesson of a batch and its classes, some dropped."""
         draws = [image_generator(moment.seed, i) for i in batch.index.tolist()]
         rate, null = self.recipe.label_dropout, self.model.config.null_class
         labels = drop_labels(batch.labels, rate, null, draws).to(self.order.device)
         given = Batch(batch.index, draws, moment.progress)
-        lesson = self.teach(batch.ids.to(self.order.device), given)
-        yield TRANSFORMER, modules[TRANSFORMER](lesson, labels)
+        return self.teach(batch.ids.to(self.order.device), given), labels
+
+    def share_counted(self, batch: Part, moment: Moment) -> Float[Tensor, " maps"]:
+        """Targets of each token map that count in a step, by micro-batches and processes.
+
+        The loop takes the mean over these, which so is the mean over the step's targets.
+        """
+        lesson, _ = self.taught(batch.whole, moment)
+        counted = targets_counted(lesson.counts, self.order.fuser.slots)
+        return gathered(counted[None]).sum(0) / (batch.parts * processes())
 
     def after(self, moment: Moment) -> dict[str, Tensor]:
         """Nothing to do."""

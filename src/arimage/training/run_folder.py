@@ -7,16 +7,16 @@ checkpoints/     the last states
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from arimage.files import read_json, write_json, write_text
+from arimage.records import changed
 from arimage.training.checkpoints import Checkpoints
 
 RUN, LOSSES, SAMPLES, CHECKPOINTS = "run.json", "losses.jsonl", "samples", "checkpoints"
 # What decides nothing of the weights: may be another when a run goes on.
-UNCOMPARED = ("versions", "recipe.save_every", "recipe.keep", "recipe.sample_every")
+UNCOMPARED = ("versions", "recipe.save_every", "recipe.keep", "recipe.sample_every", "recipe.fsdp")
 
 
 class RunFolder:
@@ -45,18 +45,14 @@ class RunFolder:
                 f"{self.path} holds a run already; go on with it by --resume, or choose another "
                 "folder"
             )
-        old, new = (flatten(values) for values in (read_json(self.path / RUN), record))
-        changed = [
-            key
-            for key in dict.fromkeys([*old, *new])
-            if not key.startswith(UNCOMPARED) and old.get(key) != new.get(key)
-        ]
-        if changed:
-            key = changed[0]
-            more = f" (and of {', '.join(changed[1:4])})" if changed[1:] else ""
+        different = changed(read_json(self.path / RUN), record, UNCOMPARED)
+        if different:
+            key, (old, new) = next(iter(different.items()))
+            others = list(different)[1:4]
+            more = f" (and of {', '.join(others)})" if others else ""
             raise ValueError(
-                f"the run in {self.path} had another value of {key}: {old.get(key)}, now "
-                f"{new.get(key)}{more}; give what it had, or choose another folder"
+                f"the run in {self.path} had another value of {key}: {old}, now {new}{more}; give "
+                "what it had, or choose another folder"
             )
 
     def begin(self, record: dict[str, Any], done: int) -> None:
@@ -87,17 +83,3 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             except json.JSONDecodeError:  # killed while it was written
                 break
     return rows
-
-
-def flatten(values: Any, place: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} to {"a.b": 1}; lists stay values."""
-    if not isinstance(values, dict):
-        return {
-            place: list(values)
-            if isinstance(values, Sequence) and not isinstance(values, str)
-            else values
-        }
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= flatten(value, f"{place}.{name}" if place else name)
-    return found

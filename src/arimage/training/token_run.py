@@ -8,7 +8,6 @@ groups whoever encodes them: so a run that goes on, or several processes, give t
 import hashlib
 import json
 import multiprocessing
-import os
 import sys
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -24,9 +23,10 @@ from tqdm.auto import tqdm
 from arimage.files import new_file, new_files, write_json
 from arimage.generator import TOKENIZER
 from arimage.pretrained import check_device, identity
+from arimage.records import changed
+from arimage.shares import own_gpu, own_share
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.training.images import too_many_broken
-from arimage.training.run_folder import flatten
 from arimage.training.token_data import FORMAT, INDEX, TOKENS, TokenData
 from arimage.training.token_encoder import BATCH, Encoded, Encoder, classes_of, open_indexed
 from arimage.training.variants import Augmentation
@@ -98,9 +98,9 @@ def run_in_processes(run: TokenRun, processes: int) -> TokenData | None:
     """
     if processes < 1:
         raise ValueError(f"got {processes} processes; expected at least 1")
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world = own_share()
     if processes == 1:
-        return run_tokens(on_own_gpu(run, int(os.environ.get("LOCAL_RANK", 0))), (rank, world))
+        return run_tokens(replace(run, device=own_gpu(run.device)), (rank, world))
     encoding = Encoding(run)
     if world == 1:
         clean(run.out)
@@ -131,18 +131,11 @@ def _work(run: TokenRun, share: tuple[int, int], processes: int) -> None:
     settle(share[0])
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     try:
-        run_tokens(on_own_gpu(run, share[0]), share)
+        run_tokens(replace(run, device=own_gpu(run.device, share[0])), share)
     except (ValueError, KeyError, OSError) as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"arimage: {text}", file=sys.stderr, flush=True)
         sys.exit(2)
-
-
-def on_own_gpu(run: TokenRun, process: int) -> TokenRun:
-    """``run`` on the GPU of a process, where it asks for any of several."""
-    if run.device != "cuda" or torch.cuda.device_count() < 2:
-        return run
-    return replace(run, device=f"cuda:{process % torch.cuda.device_count()}")
 
 
 def clean(folder: Path) -> None:
@@ -199,14 +192,11 @@ class Encoding:
         for path in sorted(self.run.out.glob("shard-*.safetensors")):
             if (about := read_metadata(path)) is None:
                 continue
-            old, new = flatten(about["record"]), flatten(self.record)
-            for key in dict.fromkeys([*old, *new]):
-                if key != "data.name" and old.get(key) != new.get(key):
-                    raise ValueError(
-                        f"the tokens in {self.run.out} were made with another {key}: "
-                        f"{old.get(key)}, now {new.get(key)}; give what it was, or choose another "
-                        "folder"
-                    )
+            for key, (old, new) in changed(about["record"], self.record, ("data.name",)).items():
+                raise ValueError(
+                    f"the tokens in {self.run.out} were made with another {key}: {old}, now {new}; "
+                    "give what it was, or choose another folder"
+                )
 
     def encode(self, share: tuple[int, int]) -> None:
         """Makes the missing ones of shards i, i + n, i + 2n, ...; see ``run_tokens``."""

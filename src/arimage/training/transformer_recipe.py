@@ -35,6 +35,8 @@ class TransformerRecipe(Recipe):
         anneal_start, anneal_end: shares of the training. Each image is taught in a random order
             of its own until the first, in the transformer's from the second on, and with a
             probability that falls linearly in between (RAR, arXiv 2411.00776). 0, 0 is never.
+        attention: "flex" or "sdpa", to rounding the same; None as the device says
+            (``ar.block_mask.choose_attention``).
     """
 
     label_dropout: float = 0.1  # VAR and LlamaGen
@@ -43,6 +45,7 @@ class TransformerRecipe(Recipe):
     family: str | None = None
     anneal_start: float = 0.0
     anneal_end: float = 0.0
+    attention: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

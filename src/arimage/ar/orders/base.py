@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from arimage.ar.base import (
     CONTENT,
@@ -22,6 +23,7 @@ from arimage.ar.base import (
     Step,
     may_see,
 )
+from arimage.ar.block_mask import make_block_mask
 from arimage.ar.draws import Draws
 from arimage.shapes import Bool, Float, Int
 from arimage.slots import Fuser
@@ -35,12 +37,13 @@ class Order(ABC):
         prefix_length: positions before the first token.
         device: where index tensors live.
 
-    Class attributes: ``cached``, whether keys and values are kept; ``free_steps``, whether the
-    constructor takes ``num_steps``; ``mixes``, whether the model reads the canvas, so that codes
-    may be mixed.
+    Class attributes: ``cached``, whether keys and values are kept; ``masks``, whether lessons mask
+    tokens, so that not all targets count; ``free_steps``, whether the constructor takes
+    ``num_steps``; ``mixes``, whether the model reads the canvas, so that codes may be mixed.
     """
 
     cached: ClassVar[bool]
+    masks: ClassVar[bool] = False
     free_steps: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
 
@@ -87,7 +90,13 @@ class Order(ABC):
 
     def next_step(self, state: State) -> Step | None:
         """The step that follows ``state``, which it may look at; None when all is chosen."""
-        return self.step(state.step) if state.step < self.num_steps else None
+        if state.step >= self.num_steps:
+            return None
+        return self.placed(self.step(state.step), state)
+
+    def placed(self, step: Step, state: State) -> Step:
+        """``step`` as it is for this state; where images have orders of their own it differs."""
+        return step
 
     def commit(self, state: State, step: Step, draw: Draw, noise: Noise) -> State:
         """The state after ``draw``: given tokens win over drawn ones, then the codes are fused."""
@@ -104,6 +113,10 @@ class Order(ABC):
         chosen = state.ids.scatter(1, slots, ids)
         return dataclasses.replace(state, ids=chosen, canvas=canvas, step=state.step + 1)
 
+    def draws(self, step: Step) -> int:
+        """Uniform numbers per image that ``commit`` takes of the noise."""
+        return 0
+
     def mixed(self, weights: Float[Tensor, "b n v"]) -> Float[Tensor, "b n c"]:
         """All codes, mixed by ``weights``."""
         everything = torch.arange(weights.shape[-1], device=weights.device)
@@ -113,6 +126,12 @@ class Order(ABC):
     def full_step(self) -> Step:
         """One uncached pass over the whole sequence that predicts every slot under the rule."""
         return self._full_step
+
+    @cached_property
+    def block_mask(self) -> BlockMask | None:
+        """The mask of ``full_step`` in blocks; None where everything is visible."""
+        mask = self._full_step.mask
+        return make_block_mask(mask) if isinstance(mask, Tensor) else None
 
     @cached_property
     def _full_step(self) -> Step:

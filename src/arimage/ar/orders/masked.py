@@ -29,6 +29,7 @@ class MaskedOrder(Order):
     """
 
     cached = False
+    masks = True
     free_steps = True
 
     def __init__(
@@ -97,6 +98,10 @@ class MaskedOrder(Order):
         codes = self.fuser.lookup(ids.clamp_min(0)) * chosen.unsqueeze(-1)
         canvas = self.fuser.fuse(state.canvas, step.scale, step.slots, codes.to(state.canvas))
         return dataclasses.replace(state, ids=ids, canvas=canvas, step=state.step + 1)
+
+    def draws(self, step: Step) -> int:
+        """One per slot."""
+        return self.num_slots
 
     def _to_keep(
         self, state: State, open_slots: Bool[Tensor, "b n"], ratio: float
