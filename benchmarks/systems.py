@@ -27,12 +27,15 @@ from arimage.tokenizers.registry import LAYOUTS as TOKENIZER_LAYOUTS
 from arimage.tokenizers.vq import VQTokenizer, VQTokenizerConfig
 
 SCALES = [1, 2, 3, 4, 5, 6, 8, 10, 13, 16]
+SIDES = {"tiny": 4}  # of the token map; 16 elsewhere. "tiny" is ours, to try the benchmarks
 LLAMAGEN = {  # depth, width, heads, hidden (FoundationVision/LlamaGen@ce98ec4 gpt.py)
+    "tiny": (2, 64, 1, 128),
     "B": (12, 768, 12, 2048),
     "L": (24, 1024, 16, 2816),
     "XL": (36, 1280, 20, 3584),
 }
 RAR = {  # depth, width, hidden (bytedance/1d-tokenizer@942a96f README_RAR.md)
+    "tiny": (2, 64, 128),
     "B": (24, 768, 3072),
     "L": (24, 1024, 4096),
     "XL": (32, 1280, 5120),
@@ -255,10 +258,11 @@ def ours(model: str, config: str) -> ImageGenerator:
 
 
 def build_var(config: str) -> tuple[MultiScaleVQTokenizer, VARModel]:
-    """``config`` is d16, d20, d24 or d30."""
-    depth = int(config[1:])
+    """``config`` is d16, d20, d24 or d30, or tiny."""
+    depth = 2 if config == "tiny" else int(config[1:])
+    scales = [scale for scale in SCALES if scale <= SIDES.get(config, 16)]
     transformer = VARConfig(
-        scales=SCALES,
+        scales=scales,
         depth=depth,
         width=64 * depth,
         num_heads=depth,
@@ -267,15 +271,15 @@ def build_var(config: str) -> tuple[MultiScaleVQTokenizer, VARModel]:
         num_classes=1000,
     )
     tokenizer = MultiScaleVQConfig(
-        image_size=256,
+        image_size=16 * scales[-1],
         downsample_factor=16,
-        channels=160,
+        channels=32 if config == "tiny" else 160,
         channel_multipliers=[1, 1, 2, 2, 4],
         num_res_blocks=2,
         latent_channels=32,
         vocab_size=4096,
         code_dim=32,
-        scales=SCALES,
+        scales=scales,
         quantizer="vq_learned",
     )
     return MultiScaleVQTokenizer(tokenizer), VARModel(transformer)
@@ -285,7 +289,7 @@ def build_llamagen(config: str) -> tuple[VQTokenizer, LlamaModel]:
     """``config`` is a key of ``LLAMAGEN``."""
     depth, width, heads, hidden = LLAMAGEN[config]
     transformer = LlamaConfig(
-        grid=(16, 16),
+        grid=(SIDES.get(config, 16),) * 2,
         depth=depth,
         width=width,
         num_heads=heads,
@@ -293,7 +297,7 @@ def build_llamagen(config: str) -> tuple[VQTokenizer, LlamaModel]:
         vocab_size=16384,
         num_classes=1000,
     )
-    tokenizer = vq_config(vocab_size=16384, code_dim=8, quantizer="vq_learned_cosine")
+    tokenizer = vq_config(config, vocab_size=16384, code_dim=8, quantizer="vq_learned_cosine")
     return VQTokenizer(tokenizer), LlamaModel(transformer)
 
 
@@ -301,7 +305,7 @@ def build_rar(config: str) -> tuple[VQTokenizer, RARModel]:
     """``config`` is a key of ``RAR``."""
     depth, width, hidden = RAR[config]
     transformer = RARConfig(
-        grid=(16, 16),
+        grid=(SIDES.get(config, 16),) * 2,
         depth=depth,
         width=width,
         num_heads=16,
@@ -309,16 +313,18 @@ def build_rar(config: str) -> tuple[VQTokenizer, RARModel]:
         vocab_size=1024,
         num_classes=1000,
     )
-    tokenizer = vq_config(vocab_size=1024, code_dim=256, quantizer="vq_learned", network="maskgit")
+    tokenizer = vq_config(
+        config, vocab_size=1024, code_dim=256, quantizer="vq_learned", network="maskgit"
+    )
     return VQTokenizer(tokenizer), RARModel(transformer)
 
 
-def vq_config(**fields: object) -> VQTokenizerConfig:
-    """An f16 VQGAN at 256 px."""
+def vq_config(config: str, **fields: object) -> VQTokenizerConfig:
+    """An f16 VQGAN at 256 px; at 64 px and a quarter of the width if ``config`` is tiny."""
     return VQTokenizerConfig(
-        image_size=256,
+        image_size=16 * SIDES.get(config, 16),
         downsample_factor=16,
-        channels=128,
+        channels=32 if config == "tiny" else 128,
         channel_multipliers=[1, 1, 2, 2, 4],
         num_res_blocks=2,
         latent_channels=256,
@@ -337,6 +343,7 @@ class TransformersLlama:
 
     def __init__(self, config: str, device: str) -> None:
         depth, width, heads, hidden = LLAMAGEN[config]
+        self.length = SIDES.get(config, 16) ** 2
         torch.manual_seed(0)
         sizes = transformers.LlamaConfig(
             vocab_size=16384,
@@ -352,10 +359,15 @@ class TransformersLlama:
         self.model = transformers.LlamaForCausalLM(sizes).to(device).eval()
 
     def tokens(self, batch: int, dtype: torch.dtype) -> torch.Tensor:
-        """256 tokens for 2 * batch rows."""
+        """An image's tokens for 2 * batch rows."""
         self.model.to(dtype)
         start = torch.zeros(2 * batch, 1, dtype=torch.long, device=self.model.device)
         with torch.no_grad():
             return self.model.generate(
-                start, max_new_tokens=256, do_sample=True, top_k=0, cache_implementation="static"
+                start,
+                attention_mask=torch.ones_like(start),  # else 0 is taken for padding
+                max_new_tokens=self.length,
+                do_sample=True,
+                top_k=0,
+                cache_implementation="static",
             )

@@ -11,6 +11,15 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """A test marked ``gpu`` is skipped, with the reason, where there is no CUDA device."""
+    if not torch.cuda.is_available():
+        missing = pytest.mark.skip(reason="needs a CUDA device")
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(missing)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test starts from the same global random state, whichever ran before."""

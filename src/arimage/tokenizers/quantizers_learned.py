@@ -6,7 +6,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from vector_quantize_pytorch import SimVQ
 
 from arimage.shapes import Float, Int
 from arimage.tokenizers.derived import Derived
@@ -176,6 +175,8 @@ class SimQuantizer(Quantizer):
 
     def build(self) -> nn.Module:
         """``SimVQ`` with plain straight-through gradients."""
+        from vector_quantize_pytorch import SimVQ  # published tokenizers do without the package
+
         return SimVQ(self.code_dim, self.vocab_size, rotation_trick=False)
 
     def forward(self, latents: Float[Tensor, "b n c"]) -> Quantized:
