@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from arimage import cli_evaluate, cli_publish, cli_train
+from arimage import cli_evaluate, cli_plot, cli_publish, cli_train
 
 TRACKERS = ("wandb", "trackio")  # packages that no extra of this one brings
 
@@ -258,6 +258,7 @@ def parse_scales(text: str) -> list[int]:
 app.add_typer(cli_train.app)
 app.add_typer(cli_evaluate.app)
 app.add_typer(cli_publish.app)
+app.add_typer(cli_plot.app)
 
 
 @app.command("ls")

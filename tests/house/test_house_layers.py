@@ -48,13 +48,14 @@ ROOMS = {  # what each part may import besides itself and the leaves
     "demo": {"tokenizers", "ar", "sampling", "eval", "generator", "auto", "training"},
     "cli": {
         *("tokenizers", "ar", "sampling", "eval", "convert", "generator", "auto", "training"),
-        *("demo", "cli_evaluate", "cli_publish", "cli_train", "evaluation"),
+        *("demo", "cli_evaluate", "cli_plot", "cli_publish", "cli_train", "evaluation"),
     },
     "cli_evaluate": {"cli_groups", "eval", "evaluation", "evaluation_tokenizer"},
     "cli_train": {"cli_groups", "cli_runs", "cli_tokenizer", "generator", "training"},
     "cli_tokenizer": {"cli_runs", "training"},
     "cli_runs": {"training"},
     "cli_publish": {"generator"},
+    "cli_plot": {"training"},
     "cli_groups": set(),
 }
 TARGET = re.compile(r"arimage(\.\w+)+(:\w+)?")
