@@ -105,7 +105,9 @@ def train(tokens, family, out, recipe):
     kind = FAMILIES[family][0]
     data, check = tokens[kind, "train"], tokens[kind, "check"]
     asked = {"tracker": "none", "progress": False}
-    run_generator(GeneratorRun(recipe=recipe, data=data, out=out, validation=check, **asked))
+    run = GeneratorRun(recipe=recipe, data=data, out=out, validation=check, **asked)
+    if not run_generator(run).finished:
+        raise SystemExit(f"stopped by a signal while {out.name} was trained")
     return read_run(out, out.name)
 
 

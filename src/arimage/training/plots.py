@@ -153,9 +153,9 @@ def draw_laws(path: Path, group: Group, found: Sequence[Law]) -> Path:
             title = "all token maps" if loss == VALIDATION else f"last token map ({loss[11:]})"
             axis.set_title(title if count > 1 else "all tokens")
             axis.set(xlabel=AXIS[symbol], ylabel="validation loss (nats per token)")
-            scaled_axes(axis)
+            scaled_axes(axis, symbol)
     lines = [axes[count].lines[i] for i in range(len(group.runs))]
-    names = [f"{run.name}: N = {parameters(run):.3g}" for run in group.runs]
+    names = [f"{run.name}: N = {short(parameters(run))}" for run in group.runs]
     figure.legend(lines, names, loc="outside lower center", ncols=4, fontsize="small")
     figure.suptitle(f"scaling law: {group.name}")
     return save(path, figure)
@@ -180,17 +180,30 @@ def draw_compute(axis: Any, group: Group, loss: str) -> np.ndarray:
     return front[0]
 
 
-def scaled_axes(axis: Any) -> None:
-    """Log-log, with plain numbers on the loss and room above the points for the legend."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+def scaled_axes(axis: Any, symbol: str) -> None:
+    """Log-log, few plain numbers on the axes, and room above the points for the legend."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     axis.set(xscale="log", yscale="log")
     low, high = np.log(axis.get_ylim())
     axis.set_ylim(np.exp(low), np.exp(high + 0.35 * (high - low)))
     axis.yaxis.set_major_locator(MaxNLocator(5))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+    left, right = np.log10(axis.get_xlim())
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if right - left < 2 else (1,)))
+    name = short if symbol == PARAMETERS else "{:.0e}".format
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: name(value)))
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_minor_locator(NullLocator())
     axis.grid(alpha=0.25)
+
+
+def short(number: float) -> str:
+    """12600 as 12.6k, with M and B above."""
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            return f"{number / unit:.3g}{letter}"
+    return f"{number:.3g}"
 
 
 def smooth(curve: Curve) -> Curve:

@@ -50,7 +50,9 @@ class Law:
 
     def label(self) -> str:
         """For a legend."""
-        law = f"L = ({self.beta:.3g} {self.x})$^{{{self.alpha:.3f}}}$"
+        law = f"L = ({self.beta:.2g} {self.x})$^{{{self.alpha:.3f}}}$"
+        if not 0 < self.beta < np.inf:
+            law = f"L = {self.factor:.3g} {self.x}$^{{{self.alpha:.2g}}}$"
         return f"{law}, r = {self.r:.3f}, {self.points} points"
 
 
