@@ -66,7 +66,8 @@ def test_a_known_power_law_is_found_again(law_runs, tmp_path):
         law = laws[x, "validation loss"]
         assert law["alpha"] == pytest.approx(ALPHA, abs=1e-9)
         assert law["beta"] == pytest.approx(beta, rel=1e-6)
-        assert law["r"] == pytest.approx(-1) and law["points"] == len(SIZES)
+        assert law["r"] == pytest.approx(-1)
+        assert law["points"] == len(SIZES)
         assert laws[x, "validation scale 1"]["alpha"] == pytest.approx(2 * ALPHA, abs=1e-9)
     assert made["left_out"] == []
     for name in made["files"]:
@@ -78,10 +79,12 @@ def test_noise_lowers_r_and_the_frontier_keeps_what_nothing_undercuts():
     x = np.geomspace(1, 100, 20)
     noisy = 3 * x**-0.3 * np.exp(0.2 * np.random.default_rng(0).standard_normal(20))
     law = fit_law(x, noisy, "N", "loss")
-    assert -0.99 < law.r < -0.8 and abs(law.alpha + 0.3) < 0.1
+    assert -0.99 < law.r < -0.8
+    assert abs(law.alpha + 0.3) < 0.1
     assert np.allclose(law.at(x), (law.beta * x) ** law.alpha)
     compute, losses = frontier(np.array([3.0, 1, 2, 4]), np.array([2.0, 4, 5, 3]))
-    assert compute.tolist() == [1, 3] and losses.tolist() == [4, 2]
+    assert compute.tolist() == [1, 3]
+    assert losses.tolist() == [4, 2]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,8 @@ def test_runs_of_other_tokens_are_not_put_into_one_fit(law_runs, tmp_path):
 def test_two_runs_or_unfinished_ones_give_curves_only(law_runs, tmp_path):
     unfinished = write_run(tmp_path / "half", 9, steps=STEPS - 1)
     made = plot_runs([*law_runs[:2], unfinished], tmp_path / "plots")
-    assert made["fits"] == [] and not (tmp_path / "plots" / "scaling_law.png").exists()
+    assert made["fits"] == []
+    assert not (tmp_path / "plots" / "scaling_law.png").exists()
     assert "half is not finished" in made["left_out"]
 
 
@@ -172,6 +176,7 @@ def test_a_torn_last_line_is_left_out_and_said(tmp_path):
 
 def test_long_curves_are_means_and_short_ones_are_left():
     curve = (np.arange(1.0, 201), np.ones(200))
-    assert len(smooth(curve)[0]) == 197 and np.allclose(smooth(curve)[1], 1)
+    assert len(smooth(curve)[0]) == 197
+    assert np.allclose(smooth(curve)[1], 1)
     short = (np.arange(3.0), np.arange(3.0))
     assert smooth(short) is short
