@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from arimage.cli import app
 from arimage.images import read_image
 from arimage.training.plots import plot_runs, smooth
-from arimage.training.run_records import read_run
-from arimage.training.scaling import fit_law, frontier
+from arimage.training.run_records import read_run, read_runs
+from arimage.training.scaling import fit_law, frontier, group_runs
 
 ALPHA, BETA, STEPS = -0.2, 3e-5, 4
 RECIPE = recipe("var", steps=STEPS).to_dict()
@@ -103,18 +103,17 @@ def test_what_has_no_law_is_refused(x, losses, words):
 
 def test_runs_of_other_tokens_are_not_put_into_one_fit(law_runs, tmp_path):
     others = [write_run(tmp_path / f"o{n}", n, tokens="u", power=-0.5) for n in SIZES[:2]]
-    made = plot_runs([*law_runs, *others], tmp_path / "plots")
-    assert [fit["runs"] for fit in made["fits"]] == [[f"n{n}" for n in SIZES]]
-    assert any("2 groups" in line for line in made["left_out"])
-    assert any("o1000, o4000: 2 comparable runs" in line for line in made["left_out"])
+    groups, left = group_runs(read_runs([*law_runs, *others]))
+    assert [[run.name for run in group.runs] for group in groups] == [[f"n{n}" for n in SIZES]]
+    assert any("2 groups" in line for line in left)
+    assert any("o1000, o4000: 2 comparable runs" in line for line in left)
 
 
 def test_two_runs_or_unfinished_ones_give_curves_only(law_runs, tmp_path):
     unfinished = write_run(tmp_path / "half", 9, steps=STEPS - 1)
-    made = plot_runs([*law_runs[:2], unfinished], tmp_path / "plots")
-    assert made["fits"] == []
-    assert not (tmp_path / "plots" / "scaling_law.png").exists()
-    assert "half is not finished" in made["left_out"]
+    groups, left = group_runs(read_runs([*law_runs[:2], unfinished]))
+    assert groups == []
+    assert left == ["half is not finished", "n1000, n4000: 2 comparable runs, a law needs 3"]
 
 
 def test_fid_has_a_panel_where_it_was_measured(tmp_path):

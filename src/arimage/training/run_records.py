@@ -31,7 +31,7 @@ class RunRecord:
 
     name: str
     record: dict[str, Any]
-    rows: list[dict[str, float]]
+    rows: list[dict[str, Any]]
     torn: bool = False
 
     @property
@@ -106,7 +106,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
     return RunRecord(name, record, rows, torn)
 
 
-def read_losses(path: Path) -> tuple[list[dict[str, float]], bool]:
+def read_losses(path: Path) -> tuple[list[dict[str, Any]], bool]:
     """(rows, whether the last line was torn); a kill tears no other line.
 
     Raises:
