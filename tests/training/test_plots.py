@@ -33,7 +33,7 @@ def write_run(folder: Path, size: int, tokens="t", steps=STEPS, power=ALPHA, **m
     rows = []
     for step in range(1, steps + 1):
         loss = (BETA * size) ** power + (1e3 if step < STEPS else 0)
-        rows.append({"step": step, "loss": 5.0 / step, "scale 0": 1.0, "scale 1": 2.0})
+        rows.append({"step": step, "loss": 5.0 / step})
         if step > 1:  # the first validation comes with compute that no finished run has undercut
             rows[-1] |= {"validation loss": loss, "validation scale 1": loss**2, **more}
     (folder / "losses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -104,12 +104,21 @@ def draw_curves(path: Path, runs: Sequence[RunRecord], panels: Sequence[str]) ->
                 steps, values = smooth((steps, values))
             marker = "o" if sparse or len(steps) == 1 else None
             axis.plot(steps, values, color=f"C{i % 10}", marker=marker, markersize=3, linewidth=1.2)
-        axis.set(title=titled(key), xlabel=STEP)
-        axis.grid(alpha=0.25)
+        axis.set_title(titled(key))
+        step_axis(axis)
     lines = [figure.axes[0].lines[i] for i in range(len(runs))]
     names = [run.name for run in runs]
     figure.legend(lines, names, loc="outside lower center", ncols=3, fontsize="small")
     return save(path, figure)
+
+
+def step_axis(axis: Any) -> None:
+    """Whole steps, few of them."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axis.set_xlabel(STEP)
+    axis.grid(alpha=0.25)
 
 
 def titled(key: str) -> str:
@@ -129,9 +138,12 @@ def draw_maps(path: Path, run: RunRecord) -> Path:
         keys = [key for key in run.keys if key.startswith(start)]
         colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(keys)))
         for key, color in zip(keys, colors, strict=True):
-            axis.plot(*smooth(run.curve(key)), color=color, label=key.removeprefix("validation "))
-        axis.set(title=f"{run.name}: {name}", xlabel=STEP, ylabel="loss (nats per token)")
-        axis.grid(alpha=0.25)
+            steps, values = smooth(run.curve(key))
+            marker = "o" if len(steps) == 1 else None
+            name_of = key.removeprefix("validation ")
+            axis.plot(steps, values, color=color, label=name_of, marker=marker)
+        axis.set(title=f"{run.name}: {name}", ylabel="loss (nats per token)")
+        step_axis(axis)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize="small")
     return save(path, figure)
