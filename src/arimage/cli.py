@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from arimage import cli_evaluate, cli_generate, cli_publish, cli_train
+from arimage import cli_evaluate, cli_generate, cli_plot, cli_publish, cli_train
 from arimage.cli_generate import Device, Model, parse_classes
 
 TRACKERS = ("wandb", "trackio")  # packages that no extra of this one brings
@@ -161,6 +161,7 @@ app.add_typer(cli_generate.app)
 app.add_typer(cli_train.app)
 app.add_typer(cli_evaluate.app)
 app.add_typer(cli_publish.app)
+app.add_typer(cli_plot.app)
 
 
 @app.command("ls")

@@ -52,7 +52,8 @@ ROOMS = {  # what each part may import besides itself and the leaves
     "demo": {"tokenizers", "ar", "sampling", "eval", "generator", "auto", "training"},
     "cli": {
         *("tokenizers", "ar", "sampling", "eval", "convert", "generator", "auto", "training"),
-        *("demo", "cli_evaluate", "cli_generate", "cli_publish", "cli_train", "evaluation"),
+        *("demo", "cli_evaluate", "cli_generate", "cli_plot", "cli_publish", "cli_train"),
+        "evaluation",
     },
     "cli_generate": {"generation", "generation_files", "generator"},
     "cli_evaluate": {"cli_groups", "eval", "evaluation", "evaluation_tokenizer"},
@@ -60,6 +61,7 @@ ROOMS = {  # what each part may import besides itself and the leaves
     "cli_tokenizer": {"cli_runs", "training"},
     "cli_runs": {"training"},
     "cli_publish": {"generator"},
+    "cli_plot": {"training"},
     "cli_groups": set(),
 }
 TARGET = re.compile(r"arimage(\.\w+)+(:\w+)?")

@@ -6,7 +6,7 @@ state, bit-identically on a CPU.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from arimage.shapes import UInt8
 from arimage.sheets import ACROSS, zoom_of
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.training.ar_trainer import drop_paths
+from arimage.training.flops import training_cost
 from arimage.training.generator_build import (
     build_generator_task,
     build_transformer,
@@ -121,6 +122,8 @@ def run_generator(run: GeneratorRun) -> Outcome:
     transformer = build_transformer(recipe, tokenizer, tokens.data.num_classes, start)
     task = build_generator_task(recipe, transformer.to(accelerator.device), tokenizer)
     with drop_paths(transformer, recipe.drop_path * transformer.config.depth):
+        passing = max(1, size // recipe.micro_batches)
+        record["cost"] = asdict(training_cost(transformer, task.order, recipe.batch_size, passing))
         loop = Loop(task, task.recipe, accelerator, recipe.micro_batches)
         resumed(loop, folder, run.resume)
         settings = None if start is None else start.settings

@@ -1,6 +1,6 @@
 """A run's folder: what was asked for, what was measured, saved states, sample grids.
 
-run.json         recipe, data, start, versions: what ``--resume`` compares
+run.json         recipe, data, start, versions: what ``--resume`` compares; cost
 losses.jsonl     one line per step
 samples/         grids of originals above reconstructions
 checkpoints/     the last states
@@ -16,7 +16,10 @@ from arimage.training.checkpoints import Checkpoints
 
 RUN, LOSSES, SAMPLES, CHECKPOINTS = "run.json", "losses.jsonl", "samples", "checkpoints"
 # What decides nothing of the weights: may be another when a run goes on.
-UNCOMPARED = ("versions", "recipe.save_every", "recipe.keep", "recipe.sample_every", "recipe.fsdp")
+UNCOMPARED = (
+    *("versions", "cost"),
+    *("recipe.save_every", "recipe.keep", "recipe.sample_every", "recipe.fsdp"),
+)
 
 
 class RunFolder:
