@@ -6,7 +6,7 @@ from generator_runs import FAMILIES, go, recipe, tokenizer_of, write_tokens
 
 from arimage.ar.orders.masked import MaskedOrder
 from arimage.training.generator_build import build_generator_task, new_transformer
-from arimage.training.generator_task import TRANSFORMER
+from arimage.training.generator_task import TRANSFORMER, Teaching
 from arimage.training.loop import Moment
 from arimage.training.run_folder import LOSSES, read_lines
 from arimage.training.token_data import TokenBatch
@@ -50,6 +50,22 @@ def difference(a, b):
 @pytest.mark.parametrize("micro_batches", [2, 4])
 def test_micro_batches_have_the_gradients_of_the_whole(name, micro_batches):
     assert difference(computed(name, 1), computed(name, micro_batches)) < 1e-5
+
+
+def test_what_they_divide_by_is_whole_numbers(monkeypatch):
+    """FSDP would round others to bfloat16 on their way into the module."""
+    given, forward = [], Teaching.forward
+
+    def noted(self, *arguments):
+        given.append(arguments[2:])
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(Teaching, "forward", noted)
+    computed("masked", 2)
+    (counted, shares), _ = given
+    assert len(given) == shares == 2
+    assert counted.dtype == torch.int64
+    assert 8 <= int(counted) <= 8 * 16
 
 
 def test_the_mean_of_each_micro_batch_has_other_gradients(monkeypatch):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from arimage.ar.base import Backbone, Lesson
 from arimage.ar.draws import drop_labels
 from arimage.ar.orders.base import Order
-from arimage.shapes import Float, Int
+from arimage.shapes import Int
 from arimage.slots import SlotTable
 from arimage.training.ar_trainer import lesson_loss, targets_counted, teacher, token_losses
 from arimage.training.common import Loss
@@ -36,13 +36,18 @@ class Teaching(nn.Module):
         self,
         lesson: Lesson,
         class_labels: Int[Tensor, " b"],
-        counted: Float[Tensor, " maps"] | None = None,
+        counted: Int[Tensor, " maps"] | None = None,
+        shares: int = 1,
     ) -> Loss:
         """Mean cross-entropy (nats) over the targets that count, and that of each token map.
 
-        ``counted``: as of ``lesson_loss``.
+        Args:
+            counted: targets of each token map that count in the step; whole numbers, since FSDP
+                rounds a module's arguments under mixed precision. None counts those of the lesson.
+            shares: lessons of the step, whose mean the loop takes.
         """
-        return lesson_loss(self.logits(lesson, class_labels), lesson, self.slots, counted)
+        by = None if counted is None else counted / shares
+        return lesson_loss(self.logits(lesson, class_labels), lesson, self.slots, by)
 
     def logits(self, lesson: Lesson, class_labels: Int[Tensor, " b"]) -> Tensor:
         """(b, n, vocab)."""
@@ -94,9 +99,10 @@ class GeneratorTask:
         """One turn."""
         if moment.first:
             torch.manual_seed(moment.seed + rank())
-            self.counted = self.share_counted(batch, moment) if self.order.masks else None
+            self.counted = self.count(batch.whole, moment) if self.order.masks else None
         lesson, labels = self.taught(batch.tokens, moment)
-        yield TRANSFORMER, modules[TRANSFORMER](lesson, labels, self.counted)
+        shares = batch.parts * processes()
+        yield TRANSFORMER, modules[TRANSFORMER](lesson, labels, self.counted, shares)
 
     def taught(self, batch: TokenBatch, moment: Moment) -> tuple[Lesson, Int[Tensor, " b"]]:
         """The lesson of a batch and its classes, some dropped."""
@@ -106,14 +112,11 @@ class GeneratorTask:
         given = Batch(batch.index, draws, moment.progress)
         return self.teach(batch.ids.to(self.order.device), given), labels
 
-    def share_counted(self, batch: Part, moment: Moment) -> Float[Tensor, " maps"]:
-        """Targets of each token map that count in a step, by micro-batches and processes.
-
-        The loop takes the mean over these, which so is the mean over the step's targets.
-        """
-        lesson, _ = self.taught(batch.whole, moment)
+    def count(self, batch: TokenBatch, moment: Moment) -> Int[Tensor, " maps"]:
+        """Targets of each token map that count in a step, in the batches of all processes."""
+        lesson, _ = self.taught(batch, moment)
         counted = targets_counted(lesson.counts, self.order.fuser.slots)
-        return gathered(counted[None]).sum(0) / (batch.parts * processes())
+        return gathered(counted[None]).sum(0)
 
     def after(self, moment: Moment) -> dict[str, Tensor]:
         """Nothing to do."""
