@@ -156,13 +156,20 @@ def render(folder: Path, repo_id: str, facts: CardFacts, samples: bool) -> str:
     )
     ids = {
         "base_model": preset.repo if preset and preset.repo else base,
-        "datasets": facts.data,
+        "datasets": facts.data or data_name(model.record),
     }
     ids = {key: value for key, value in ids.items() if value and HUB_ID.fullmatch(value)}
     head = metadata(model, name, licence, ids, reports)
     card = f"---\n{head}\n---\n\n{text}"
     check_card(card, "the card")
     return card
+
+
+def data_name(record: dict[str, Any]) -> str | None:
+    """What a training's record calls its data set: a hub id, or the name of a local one."""
+    data = record.get("data")
+    named = (data.get("dataset") or data.get("name")) if isinstance(data, dict) else data
+    return named if isinstance(named, str) else None
 
 
 def find_base(base: str | None) -> Preset | None:

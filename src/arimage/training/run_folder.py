@@ -16,7 +16,10 @@ from arimage.training.checkpoints import Checkpoints
 
 RUN, LOSSES, SAMPLES, CHECKPOINTS = "run.json", "losses.jsonl", "samples", "checkpoints"
 # What decides nothing of the weights: may be another when a run goes on.
-UNCOMPARED = ("versions", "recipe.save_every", "recipe.keep", "recipe.sample_every")
+UNCOMPARED = (
+    *("versions", "recipe.save_every", "recipe.keep", "recipe.sample_every", "recipe.score.every"),
+    *("data.name", "data.dataset", "validation.name", "validation.dataset"),  # identities tell
+)
 
 
 class RunFolder:

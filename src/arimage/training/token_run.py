@@ -25,6 +25,7 @@ from arimage.files import new_file, new_files, write_json
 from arimage.generator import TOKENIZER
 from arimage.pretrained import check_device, identity
 from arimage.tokenizers.base import ImageTokenizer
+from arimage.training.image_files import data_name
 from arimage.training.images import too_many_broken
 from arimage.training.run_folder import flatten
 from arimage.training.token_data import FORMAT, INDEX, TOKENS, TokenData
@@ -165,7 +166,7 @@ class Encoding:
         self.labels, self.num_classes, self.class_names = classes_of(self.images.files, run.data)
         self.record = {
             "tokenizer": identity(tokenizer),
-            "data": {"name": Path(run.data).name, "identity": self.images.identity},
+            "data": {"name": data_name(run.data), "identity": self.images.identity},
             "augmentation": run.augmentation.describe(),
             "shard_size": run.shard_size,
             "batch_size": run.batch_size,
