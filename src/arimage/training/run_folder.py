@@ -1,6 +1,6 @@
 """A run's folder: what was asked for, what was measured, saved states, sample grids.
 
-run.json         recipe, data, start, versions: what ``--resume`` compares
+run.json         recipe, data, start, versions, score: what ``--resume`` compares
 losses.jsonl     one line per step
 samples/         grids of originals above reconstructions
 checkpoints/     the last states
@@ -17,7 +17,8 @@ from arimage.training.checkpoints import Checkpoints
 RUN, LOSSES, SAMPLES, CHECKPOINTS = "run.json", "losses.jsonl", "samples", "checkpoints"
 # What decides nothing of the weights: may be another when a run goes on.
 UNCOMPARED = (
-    *("versions", "recipe.save_every", "recipe.keep", "recipe.sample_every", "recipe.score.every"),
+    *("versions", "recipe.save_every", "recipe.keep", "recipe.sample_every"),
+    *("recipe.score", "score.reference.name", "score.warnings"),  # the rest of score is compared
     *("data.name", "data.dataset", "validation.name", "validation.dataset"),  # identities tell
 )
 
@@ -35,7 +36,7 @@ class RunFolder:
         self.checkpoints = Checkpoints(self.path / CHECKPOINTS, keep)
 
     def check(self, record: dict[str, Any], resume: bool) -> None:
-        """Whether a run may begin or go on here.
+        """Whether a run may begin or go on here; parts that only one of both has are not compared.
 
         Raises:
             FileExistsError: there is a run already and it is not to go on.
@@ -48,7 +49,9 @@ class RunFolder:
                 f"{self.path} holds a run already; go on with it by --resume, or choose another "
                 "folder"
             )
-        old, new = (flatten(values) for values in (read_json(self.path / RUN), record))
+        before = read_json(self.path / RUN)
+        both = before.keys() & record.keys()
+        old, new = (flatten({k: v for k, v in r.items() if k in both}) for r in (before, record))
         changed = [
             key
             for key in dict.fromkeys([*old, *new])
@@ -63,8 +66,10 @@ class RunFolder:
             )
 
     def begin(self, record: dict[str, Any], done: int) -> None:
-        """Writes the record; forgets what was measured after step ``done``."""
-        write_json(self.path / RUN, record)
+        """Writes the record, beside parts of before that it lacks; forgets what was measured after
+        step ``done``."""
+        before = read_json(self.path / RUN) if (self.path / RUN).is_file() else {}
+        write_json(self.path / RUN, {**before, **record})
         losses = self.path / LOSSES
         text = "".join(json.dumps(row) + "\n" for row in read_lines(losses)[:done])
         if not losses.exists() or losses.read_text(encoding="utf-8") != text:

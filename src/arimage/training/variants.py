@@ -5,7 +5,7 @@
 | none | 1 | the centre, as in all evaluations here |
 | flip | 2 | the centre, and it mirrored: LlamaGen's without ``--ten-crop`` |
 | ten_crop | 10 | corners and centre of a square 1.1 times as large, and of its mirror image |
-| twenty_crop | 20 | those, then the same of a square 1.05 times as large: half of all draws are from each |
+| twenty_crop | 20 | those, then ten of a square 1.05 times as large; half of all draws from each |
 
 LlamaGen makes the second ten in a run of its own (``--crop-range 1.05``, a folder ``ten_crop_105``)
 and its training takes one of the two with equal chances, then one of ten crops
