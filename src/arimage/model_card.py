@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from arimage.card_rules import HUB_ID, check_card, check_licence
+from arimage.card_rules import HUB_ID, check_card, check_licence, read_benchmark
 from arimage.files import read_json
 from arimage.zoo import PRESETS, Preset, size
 
@@ -35,14 +35,18 @@ class CardFacts:
         base_model: preset or hub id of the model that it was made from.
         data: hub id of a data set, or words.
         reports: of ``arimage evaluate``, files or folders.
+        benchmarks: METRIC=OWNER/DATASET:TASK: scores of the reports that go to leaderboards, too.
     """
 
     licence: str | None = None
     base_model: str | None = None
     data: str | None = None
     reports: Sequence[str | Path] = ()
+    benchmarks: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        for benchmark in self.benchmarks:
+            read_benchmark(benchmark)
         if self.licence is not None:
             check_licence(self.licence)
 
