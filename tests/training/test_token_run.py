@@ -105,9 +105,10 @@ def test_labels_come_from_columns(tokenizer, tmp_path, kind):
 
 def test_the_id_of_a_hub_data_set_is_kept_whole(tokenizer, tmp_path, monkeypatch):
     """And a local one has no path, also where it looks like an id."""
+    (tmp_path / "owner").mkdir()
     shards = WRITERS["parquet"](tmp_path / "owner" / "photos", 4, 3)
     monkeypatch.setattr(image_files, "find_shards", lambda path: [])
-    found = datasets.load_dataset("parquet", data_files=str(shards), split="train")
+    found = datasets.load_dataset("parquet", data_dir=str(shards), split="train")
     monkeypatch.setattr(datasets, "load_dataset", lambda path, **_: {"train": found})
     tokens = go(tokenizer, "owner/photos", tmp_path / "tokens")
     about = json.loads((tmp_path / "tokens" / INDEX).read_text())
