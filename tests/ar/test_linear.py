@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 from tiny import make_model
 
-from arimage.ar.linear import Linear, linear, pack, unpack
+from arimage.ar import linear as linear_module
+from arimage.ar.linear import Linear, linear, pack, suits_onednn, unpack
 from arimage.ar.registry import MODELS
 
 
@@ -47,7 +48,7 @@ def packed_layer(dtype=torch.float32, bias=True):
     layer = Linear(48, 80, bias=bias).to(dtype)
     kept = layer.weight.detach().clone()
     layer.pack()
-    assert layer.packed is not None
+    assert (layer.packed is not None) == suits_onednn(kept)
     return layer, kept
 
 
@@ -63,13 +64,23 @@ def test_packing_changes_nothing_beyond_rounding(dtype, shape, bias, gelu):
     with torch.no_grad():
         fast = layer(x, gelu=gelu)
         plain = linear(x, kept, layer.bias, backend="torch", gelu=gelu)
-    assert layer.packed is not None
+    assert (layer.packed is not None) == suits_onednn(kept)  # not every CPU packs bfloat16
     assert fast.shape == (*shape, 80)
     assert torch.allclose(fast.float(), plain.float(), atol=2e-2 if dtype.itemsize == 2 else 1e-5)
     if not x.numel():
         return
     with torch.no_grad():
         assert not torch.allclose(layer(x + 0.5, gelu=gelu).float(), plain.float(), atol=5e-2)
+
+
+def test_a_cpu_without_bfloat16_packs_float32_alone(monkeypatch):
+    monkeypatch.setattr(linear_module, "bfloat16_by_onednn", lambda: False)
+    assert suits_onednn(torch.zeros(1))
+    assert not suits_onednn(torch.zeros(1).bfloat16())
+    layer, _ = packed_layer(torch.bfloat16)
+    assert layer.packed is None
+    with torch.no_grad():
+        assert layer(torch.ones(1, 48).bfloat16()).isfinite().all()
 
 
 DOORS = {

@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from arimage.ar.config import BackboneConfig
 from arimage.ar.linear import pack, unpack
-from arimage.pretrained import ArimageConfig, ArimageModel
-from arimage.registry import unknown_name
+from arimage.pretrained import ArimageModel
 from arimage.shapes import Bool, Float, Int
 from arimage.slots import SlotTable
 
@@ -57,8 +57,8 @@ class Step:
     Attributes:
         index, num_steps: which step of how many.
         scale: token map of the predicted slots.
-        slots: (n,) slots predicted; their logits come from the last n positions. Where images are
-            in different orders: (b, n).
+        slots: (n,) slots predicted; their logits come from the last n positions, or from those
+            that ``reads`` names. Where images are in different orders: (b, n).
         positions: (m,) sequence positions embedded.
         start, stop: the same as a range; position 0 to prefix_length-1 come from the context.
         cached: whether keys and values are written to rows start..stop-1 of the cache.
@@ -66,6 +66,7 @@ class Step:
             may hand its blocks numbers to add to scores instead, (r, 1, m, visible).
         holds: (m,) or (b, m) slot whose place in the image each position has; NO_SLOT in the
             prefix.
+        reads: (n,) or (b, n) which of the m positions give logits; None for the last n.
     """
 
     index: int
@@ -78,18 +79,25 @@ class Step:
     cached: bool
     mask: Tensor | None
     holds: Tensor
+    reads: Tensor | None = None
 
     @property
     def predicts(self) -> int:
-        """How many of the last positions give logits."""
+        """How many positions give logits."""
         return self.slots.shape[-1]
+
+    def read(self, x: Float[Tensor, "r m c"]) -> Float[Tensor, "r n c"]:
+        """The rows of ``x`` whose positions give logits."""
+        if self.reads is None:
+            return x[:, -self.predicts :]
+        if self.reads.ndim == 1:
+            return x[:, self.reads]
+        return x.gather(1, self.reads.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
     def tiled(self, copies: int) -> "Step":
         """The same step for ``copies`` batches, one after the other."""
-        if self.slots.ndim == 1:
-            return self
-        slots, holds = (t.repeat(copies, 1) for t in (self.slots, self.holds))
-        return dataclasses.replace(self, slots=slots, holds=holds)
+        names = [name for name in ("slots", "holds", "reads") if per_image(getattr(self, name))]
+        return dataclasses.replace(self, **{n: getattr(self, n).repeat(copies, 1) for n in names})
 
 
 @dataclass(frozen=True)
@@ -223,76 +231,6 @@ class Context:
         return type(self)(**{name: getattr(self, name)[:count] for name in fields})
 
 
-class BackboneConfig(ArimageConfig):
-    """Fields that every transformer has; ``null_class`` is row ``num_classes``.
-
-    A family names the orders that it can be run in (``orders``).
-    """
-
-    model_type = "arimage_backbone"
-    orders: ClassVar[tuple[str, ...]] = ()
-    positive: ClassVar[tuple[str, ...]] = ("vocab_size", "depth", "width", "num_heads")
-
-    order: str = "raster"
-    vocab_size: int = 256
-    num_classes: int = 10
-    depth: int = 4
-    width: int = 128
-    num_heads: int = 4
-    dropout: float = 0.0
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.width // self.num_heads
-
-    @property
-    def null_class(self) -> int:
-        """The row of the unconditional class."""
-        return self.num_classes
-
-    def validate_order(self) -> None:
-        """The order is one that the family knows."""
-        if self.order not in self.orders:
-            raise ValueError(
-                unknown_name(f"order of {type(self).__name__}", self.order, self.orders)
-            )
-
-    def validate_heads(self) -> None:
-        """The width is a multiple of the heads."""
-        if self.width % self.num_heads:
-            raise ValueError(
-                f"width {self.width} is not a multiple of num_heads {self.num_heads}; "
-                "change one of them"
-            )
-
-
-class GridConfig(BackboneConfig):
-    """Of transformers over one token map; grid: its (height, width)."""
-
-    model_type = "arimage_grid"
-    positive: ClassVar[tuple[str, ...]] = (*BackboneConfig.positive, "mlp_hidden")
-
-    grid: list[int] | tuple[int, ...] = (4, 4)
-    mlp_hidden: int = 384
-
-    @property
-    def scales(self) -> tuple[int, ...]:
-        """Side of the one token map, in the words of models with several."""
-        return (self.grid[0],)
-
-    @property
-    def slots(self) -> SlotTable:
-        """The cells of the grid."""
-        height, width = self.grid
-        return SlotTable(((height, width),))
-
-    def validate_grid(self) -> None:
-        """Two positive sides."""
-        if len(self.grid) != 2 or min(self.grid) < 1:
-            raise ValueError(f"got grid {list(self.grid)}; expected [height, width]")
-
-
 class Backbone(ArimageModel):
     """Base of all transformers that predict image tokens.
 
@@ -384,6 +322,11 @@ class Backbone(ArimageModel):
 
     def _first_parameter(self) -> nn.Parameter:
         return next(super().named_parameters())[1]
+
+
+def per_image(places: Tensor | None) -> bool:
+    """Whether every image of a step has places of its own, a row each."""
+    return places is not None and places.ndim == 2
 
 
 def may_see(mask: Bool[Tensor, "m n"]) -> Tensor | None:

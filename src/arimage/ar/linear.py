@@ -17,7 +17,6 @@ from arimage.shapes import Float
 
 Gelu = Literal["none", "tanh"]  # what F.gelu calls the exact function and its approximation
 FULL_RATE = 4  # rows; oneDNN reads packed weights for one or two a quarter to a third slower
-ONEDNN_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def linear(
@@ -49,8 +48,14 @@ def linear(
 
 def suits_onednn(x: Tensor) -> bool:
     """Whether oneDNN takes tensors of this device and dtype."""
-    fits = x.device.type == "cpu" and x.dtype in ONEDNN_DTYPES
-    return fits and torch.backends.mkldnn.is_available()
+    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and bfloat16_by_onednn())
+
+
+def bfloat16_by_onednn() -> bool:
+    """Whether oneDNN computes in bfloat16 on this CPU; those with AVX2 alone are refused."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class Linear(nn.Linear):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from arimage.ar.base import UNKNOWN, Backbone, Cache, Context, GridConfig, Step
+from arimage.ar.base import UNKNOWN, Backbone, Cache, Context, Step
+from arimage.ar.config import GridConfig
 from arimage.ar.layers import (
     ResidualDropout,
     RMSNorm,
@@ -164,7 +165,7 @@ class LlamaModel(Backbone):
         table = self.rotary_table(step.positions.device)[step.positions]
         for block in self.blocks:
             x = block(x, table, step, cache)
-        return self.norm(x[:, -step.predicts :])
+        return self.norm(step.read(x))
 
     def prefill(
         self,

@@ -168,7 +168,7 @@ class LlamaTextModel(LlamaModel):
             x = block(x, table, inner, cache)
         if text is not None:
             x = torch.cat([text[:, -1:], x], dim=1)
-        return self.norm(x[:, -step.predicts :])
+        return self.norm(step.read(x))
 
 
 def full_length(

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from arimage.ar.base import Backbone, Cache, Context, GridConfig, Step
+from arimage.ar.base import Backbone, Cache, Context, Step
+from arimage.ar.config import GridConfig
 from arimage.ar.layers import MLP, ResidualDropout, attend, modulate, split_heads
 from arimage.ar.linear import Linear
 from arimage.pretrained import strict
@@ -172,8 +173,8 @@ class RARModel(Backbone):
         tables = (table[:, context.row].transpose(0, 1) for table in tables)
         for block in self.blocks:
             x = block(x, next(tables), step, cache)
-        scale, shift = next(tables)[:, -step.predicts :].chunk(2, dim=-1)
-        return modulate(self.norm(x[:, -step.predicts :]), scale, shift)
+        scale, shift = step.read(next(tables)).chunk(2, dim=-1)
+        return modulate(self.norm(step.read(x)), scale, shift)
 
     def positions(self, step: Step) -> Float[Tensor, "*r m width"]:
         """Embeddings of the slot that each position has, and of the slot that it predicts."""

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from arimage.ar.base import Backbone, BackboneConfig, Cache, Context, Step
+from arimage.ar.base import Backbone, Cache, Context, Step
+from arimage.ar.config import BackboneConfig
 from arimage.ar.layers import MLP, ResidualDropout, attend, modulate, split_heads
 from arimage.ar.linear import Linear
 from arimage.pretrained import strict
@@ -178,7 +179,7 @@ class VARModel(Backbone):
         for layer, block in enumerate(self.blocks):
             x = block(x, context.blocks[:, layer], step, cache)
         scale, shift = context.out.unsqueeze(2).unbind(1)
-        return modulate(self.norm(x[:, -step.predicts :]), scale, shift)
+        return modulate(self.norm(step.read(x)), scale, shift)
 
     def head(self, hidden: Float[Tensor, "r n width"]) -> Float[Tensor, "r n vocab"]:
         """A linear layer."""
