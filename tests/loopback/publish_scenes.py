@@ -204,38 +204,6 @@ def test_no_entry_without_a_benchmark(folder, report):
     assert not [name for name in files() if name.startswith(".eval_results")]
 
 
-def test_benchmarks_that_do_not_fit(folder, report):
-    for given, words in (
-        (["fid"], "got the benchmark 'fid'; expected METRIC=OWNER/DATASET:TASK"),
-        (["fid=pictures:a"], "expected METRIC=OWNER/DATASET:TASK"),
-        ([f"sfid={BOARD}:a"], "got 0 scores 'sfid' in 1 reports"),
-        ([f"fid={BOARD}:a", f"accuracy={BOARD}:a"], f"got the benchmark {BOARD}:a twice"),
-    ):
-        said = [word for benchmark in given for word in ("--benchmark", benchmark)]
-        error, _ = run("push", folder, REPO, "--report", report, *said)
-        assert words in str(error)
-    assert SERVER.log == []
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("[a", "it is not YAML"),
-        ("dataset: {id: a/b}", "it is not a list"),
-        ("- dataset: {id: b, task_id: c}\n  value: 1", "no dataset id, owner/name"),
-        ("- dataset: {id: a/b}\n  value: 1", "the result of a/b has no task_id"),
-        ("- dataset: {id: a/b, task_id: c}", "the result of a/b has no value"),
-    ],
-)
-def test_entries_by_hand_are_checked(folder, text, words):
-    (folder / ".eval_results").mkdir()
-    (folder / ".eval_results" / "mine.yaml").write_text(text)
-    error, _ = run("push", folder, REPO)
-    assert str(error).startswith("the hub would refuse")
-    assert words in str(error)
-    assert SERVER.log == []
-
-
 def test_a_data_set_of_the_hub_is_named_by_its_record(folder):
     for name, ids in (("owner/photos", "owner/photos"), ("photos", None)):
         data = {"dataset": name, "name": "tokens", "images": 12, "tokenizer": "c" * 64}
