@@ -3,12 +3,15 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from generator_runs import go, recipe, write_tokens
 from tiny import make_generator
 from two_processes import two_processes
 
+from arimage.pretrained import identity
 from arimage.training.loop import make_accelerator
 from arimage.training.run_folder import LOSSES, read_lines
 from arimage.training.scoring import Scorer
@@ -23,10 +26,12 @@ def fields(count: int = 10, **more):
     return recipe(steps=1, model=model, drop_path=0.0, score=score, **more)
 
 
-def scores(folder: Path) -> list[dict[str, float]]:
-    """Of the same untrained generator, and of a run of one step."""
+def scores(folder: Path) -> list[Any]:
+    """The weights' identity, scores of the same untrained generator, and of a run of one step."""
+    torch.manual_seed(0)
     generator, accelerator = make_generator("var", "next_scale"), make_accelerator("no")
-    found = [
+    found: list[Any] = [identity(generator.transformer) + identity(generator.tokenizer)]
+    found += [
         Scorer(fields(count).score, generator, folder, accelerator).score(generator)
         for count in COUNTS
     ]
@@ -53,10 +58,11 @@ def both(tmp_path_factory):
 
 
 def test_the_score_of_two_processes_is_that_of_one(both):
-    one, two, _ = both
-    assert two[0] == two[1]
-    assert [found["fid count"] for found in two[0]] == list(COUNTS)
-    for a, b in zip(one, two[0], strict=True):
+    (weights, *one), ((same, *two), (_, *other)), _ = both
+    assert same == weights
+    assert two == other
+    assert [found["fid count"] for found in two] == list(COUNTS)
+    for a, b in zip(one, two, strict=True):
         assert b["fid"] == pytest.approx(a["fid"], rel=1e-9)
     assert one[0]["fid"] != pytest.approx(one[1]["fid"], rel=1e-2)
 
