@@ -22,6 +22,7 @@ from arimage.outputs import GeneratorOutput, Origin, Preview, check_output_type,
 from arimage.parts import check_fit, load_part, make_order, own_tokenizer, save_parts
 from arimage.pretrained import check_device, default_dtype
 from arimage.publish import Publishable
+from arimage.sampling.compiling import Compilable
 from arimage.sampling.conditions import Conditions, Labels, Prompts, Rows, asked, kind, rows_for
 from arimage.sampling.editing import check_known, known_tokens, paste_kept, read_masks
 from arimage.sampling.labels import count_images
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from arimage.generated import GeneratedImages
 
 
-class ImageGenerator(Publishable):
+class ImageGenerator(Compilable, Publishable):
     """A tokenizer, a transformer and sampling defaults; callable.
 
     Args:
@@ -135,8 +136,9 @@ class ImageGenerator(Publishable):
         save_parts(folder, type(self).__name__, parts, about, dtype)
 
     def to(self, device: torch.device | str) -> "ImageGenerator":
-        """Moves both models; returns self. ValueError for a device that is not there."""
+        """Moves both models, not compiled; returns self. ValueError: a device that is not there."""
         check_device(device)
+        self.compile("off")
         self.tokenizer.to(device)
         self.transformer.to(device)
         return self
@@ -309,7 +311,7 @@ class ImageGenerator(Publishable):
         chosen, decoder = self.settings.updated(settings), self.tokenizer.bytes_per_image
         order = self.order(chosen.num_steps)
         one = image_bytes(self.transformer, order, chosen.guidance(), decoder)
-        budget = budget_bytes(memory_budget, self.device)
+        budget = budget_bytes(memory_budget, self.device, self.held_bytes)
         return fitting_batch(one, budget, *self.transformer.table_bytes)
 
     def stream(
@@ -347,8 +349,7 @@ class ImageGenerator(Publishable):
         order = self.order(chosen.num_steps)
         if chosen.more_smooth and not order.mixes:
             raise ValueError(
-                "more_smooth mixes codes and this transformer reads ids; it is for next-scale "
-                "models"
+                "more_smooth mixes codes; this transformer reads ids: it is for next-scale models"
             )
         noise = chosen.make_noise(seeds, self.device)
         if rows is None:
@@ -356,14 +357,15 @@ class ImageGenerator(Publishable):
         if known is not None:
             check_known(known, self.tokenizer.config.vocab_size)
             known = known.to(self.device)
+        run, guidance = self.captured_run(chosen), chosen.guidance()
         with torch.no_grad():
             condition = self.conditions.prepared(rows)
-            branch = Branch.of(self.transformer, order, condition, chosen.guidance())
-        return generate([branch], order, chosen.make_sampler(), noise, known)
+            branch = Branch.of(self.transformer, order, condition, guidance, allocate=run is None)
+        return generate([branch], order, chosen.make_sampler(), noise, known, run)
 
     def order(self, num_steps: int | None = None) -> Order:
         """The order that the transformer was trained for, bound to the tokenizer."""
-        return make_order(self.tokenizer, self.transformer, num_steps)
+        return self.captured_order(num_steps, make_order)
 
     def labels(self, class_labels: Sequence[int | str] | int | str) -> list[int]:
         """Class labels as integers; names are looked up.
@@ -395,4 +397,4 @@ class ImageGenerator(Publishable):
     @torch.no_grad()
     def decode(self, state: State) -> Float[Tensor, "b 3 h w"]:
         """Float images of a state, nominally in [-1, 1]."""
-        return self.tokenizer.decode_canvas(state.canvas)
+        return self.decode_canvas(state.canvas)

@@ -16,7 +16,7 @@ from arimage.ar.orders.next_scale import NextScaleOrder
 from arimage.sampling import loop as loop_module
 from arimage.sampling.cache import StaticCache, cache_dtype
 from arimage.sampling.guidance import Guidance
-from arimage.sampling.loop import Branch, check_finite, generate
+from arimage.sampling.loop import Branch, first_broken, generate
 from arimage.sampling.noise import PerImageNoise
 from arimage.sampling.samplers.argmax import Argmax
 from arimage.sampling.samplers.categorical import Categorical
@@ -95,9 +95,9 @@ def test_nan_in_the_logits_names_the_step(name, order, value):
 
 def test_tokens_that_are_ruled_out_are_no_error():
     step = make_order(make_model("llama", "raster")).step(0)
-    check_finite(torch.tensor([[[0.0, -torch.inf, 1.0]]]), step)
-    with pytest.raises(FloatingPointError):
-        check_finite(torch.full((1, 1, 3), -torch.inf), step)
+    fine = first_broken(torch.tensor([[[0.0, -torch.inf, 1.0]]]), step, None)
+    assert int(fine) == step.num_steps
+    assert int(first_broken(torch.full((1, 1, 3), -torch.inf), step, fine)) == 0
 
 
 def test_a_cache_returns_every_row_up_to_the_last_written():

@@ -19,7 +19,8 @@ from arimage.generator import ImageGenerator
 from arimage.images import write_png
 from arimage.training import scoring
 from arimage.training.generator_recipe import read_generator_recipe
-from arimage.training.loop import Loop, make_accelerator
+from arimage.training.loop import Loop
+from arimage.training.processes import make_accelerator
 from arimage.training.run_folder import LOSSES, read_lines
 from arimage.training.scoring import Scorer
 

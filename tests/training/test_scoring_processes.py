@@ -12,7 +12,7 @@ from tiny import make_generator
 from two_processes import two_processes
 
 from arimage.pretrained import identity
-from arimage.training.loop import make_accelerator
+from arimage.training.processes import make_accelerator
 from arimage.training.run_folder import LOSSES, read_lines
 from arimage.training.scoring import Scorer
 
@@ -36,6 +36,8 @@ def scores(folder: Path) -> list[Any]:
         for count in COUNTS
     ]
     go(folder.parent / "tokens", folder / "run", fields(sample_every=9))
+    if accelerator.num_processes > 1:
+        go(folder.parent / "tokens", folder / "sharded", fields(sample_every=9, fsdp=True))
     return found
 
 
@@ -46,7 +48,7 @@ def main() -> None:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """(scores of one process, those of each of two, rows of the run by number of processes)."""
+    """(scores of one process, those of each of two, rows of the runs)."""
     folder = tmp_path_factory.mktemp("processes")
     write_tokens(folder / "tokens", "multiscale_vq")
     for name in ("one", "two"):
@@ -54,7 +56,8 @@ def both(tmp_path_factory):
     with two_processes(__file__, folder / "two") as said:
         one = scores(folder / "one")
     two = [json.loads(text.splitlines()[-1]) for text in said]
-    return one, two, {name: read_lines(folder / name / "run" / LOSSES) for name in ("one", "two")}
+    runs = {"one": "one/run", "two": "two/run", "sharded": "two/sharded"}
+    return one, two, {name: read_lines(folder / place / LOSSES) for name, place in runs.items()}
 
 
 def test_the_score_of_two_processes_is_that_of_one(both):
@@ -67,9 +70,11 @@ def test_the_score_of_two_processes_is_that_of_one(both):
     assert one[0]["fid"] != pytest.approx(one[1]["fid"], rel=1e-2)
 
 
-def test_a_run_of_two_processes_notes_it_once(both):
+@pytest.mark.parametrize("name", ["two", "sharded"])
+def test_a_run_of_two_processes_notes_it_once(both, name):
+    """Also where the weights are shared out."""
     *_, rows = both
-    (one,), (two,) = rows["one"], rows["two"]
+    (one,), (two,) = rows["one"], rows[name]
     assert two == pytest.approx(one, rel=1e-4, abs=1e-4)
     assert two["fid count"] == 10
 

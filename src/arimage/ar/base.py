@@ -55,7 +55,7 @@ class Step:
     """One pass of the model over positions start..stop-1.
 
     Attributes:
-        index, num_steps: which step of how many.
+        index, num_steps: which step of how many; the index is a tensor where ``moves``.
         scale: token map of the predicted slots.
         slots: (n,) slots predicted; their logits come from the last n positions, or from those
             that ``reads`` names. Where images are in different orders: (b, n).
@@ -69,7 +69,7 @@ class Step:
         reads: (n,) or (b, n) which of the m positions give logits; None for the last n.
     """
 
-    index: int
+    index: int | Tensor
     num_steps: int
     scale: int
     slots: Tensor
@@ -80,6 +80,11 @@ class Step:
     mask: Tensor | None
     holds: Tensor
     reads: Tensor | None = None
+    moves: ClassVar[bool] = False  # whether its place is in tensors alone, not in start and stop
+
+    def take(self, table: Tensor) -> Tensor:
+        """The step's rows of a table that has one for every position."""
+        return table[self.start : self.stop]
 
     @property
     def predicts(self) -> int:
@@ -129,7 +134,7 @@ class State:
 
     ids (b, num_slots), UNKNOWN where not chosen; canvas (b, c, h, w), what the chosen tokens add
     up to; step, passes done; known, tokens that were given; path (b, num_slots), the order of each
-    image, where it has one of its own.
+    image, where it has one of its own; broken (), the first step whose logits had NaN or infinity.
     """
 
     ids: Tensor
@@ -137,6 +142,7 @@ class State:
     step: int
     known: Known | None = None
     path: Tensor | None = None
+    broken: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -219,9 +225,7 @@ class CacheShape:
 @dataclass(frozen=True)
 class Context:
     """All that depends on the condition alone, made once per call; every tensor has rows first.
-
-    prefix: (r, prefix_length, width) embeddings of the first positions.
-    """
+    prefix: (r, prefix_length, width) embeddings of the first positions."""
 
     prefix: Tensor
 
@@ -266,10 +270,8 @@ class Backbone(ArimageModel):
 
     @property
     def table_bytes(self) -> tuple[int, int]:
-        """Bytes that ``prepare`` keeps for each distinct condition, and the most for all of them.
-
-        What it keeps for each row is small and not counted.
-        """
+        """Bytes that ``prepare`` keeps for each distinct condition, and the most for all of them;
+        what it keeps for each row is small and not counted."""
         return 0, 0
 
     @abstractmethod
@@ -279,6 +281,10 @@ class Backbone(ArimageModel):
         Args:
             condition: class labels, int64 (r,), or, where ``takes_text``, ``text.TextFeatures``.
         """
+
+    def settled(self, context: Any) -> Any:
+        """A context whose shapes follow from its number of rows alone, for captured steps."""
+        return context
 
     def with_null(self, condition: Any) -> Any:
         """The rows of a condition, then as many that ask for nothing, which guidance needs."""

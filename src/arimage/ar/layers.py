@@ -64,6 +64,10 @@ def split_heads(x: Float[Tensor, "r m width"], heads: int) -> Float[Tensor, "r h
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
+class Modulation(Linear):
+    """adaLN of one block; a class of its own, so that training can share out its weights apart."""
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, in float32, rounded to x's dtype before the weight (Llama's order)."""
 

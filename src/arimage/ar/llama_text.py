@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arimage.ar.base import Cache, Context, Step
@@ -143,6 +144,12 @@ class LlamaTextModel(LlamaModel):
         text = self.read(condition).to(self.device, self.dtype).right_aligned()
         null = self.null_text[-text.mask.shape[1] :].expand_as(text.features)
         return TextFeatures(torch.cat([text.features, null]), text.mask.repeat(2, 1))
+
+    def settled(self, context: TextContext) -> TextContext:
+        """Padded to as many tokens as a prompt may have."""
+        more = self.config.text_tokens - context.mask.shape[1]
+        prefix, mask = F.pad(context.prefix, (0, 0, more, 0)), F.pad(context.mask, (more, 0))
+        return TextContext(prefix, mask)
 
     def nothing(self) -> TextFeatures:
         """All learned features."""

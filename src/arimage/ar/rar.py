@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from arimage.ar.base import Backbone, Cache, Context, Step
 from arimage.ar.config import GridConfig
-from arimage.ar.layers import MLP, ResidualDropout, attend, modulate, split_heads
+from arimage.ar.layers import MLP, Modulation, ResidualDropout, attend, modulate, split_heads
 from arimage.ar.linear import Linear
 from arimage.pretrained import strict
 from arimage.shapes import Float, Int
@@ -102,7 +102,7 @@ class RARModel(Backbone):
     config: RARConfig
     prefix_length: ClassVar[int] = 2
     unused_draws: ClassVar[int] = 1  # modeling/rar.py preprocess_condition: labels to drop, none
-    _no_split_modules: ClassVar[list[str]] = ["Block"]
+    _no_split_modules: ClassVar[list[str]] = ["Block", "Modulation"]
 
     def __init__(self, config: RARConfig) -> None:
         super().__init__(config)
@@ -114,7 +114,7 @@ class RARModel(Backbone):
         self.target_embedding = nn.Embedding(slots, width)
         self.step_embedding = nn.Embedding(self.num_positions, width)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
-        self.modulations = nn.ModuleList(Linear(width, 6 * width) for _ in range(config.depth))
+        self.modulations = nn.ModuleList(Modulation(width, 6 * width) for _ in range(config.depth))
         self.out_modulation = Linear(width, 2 * width)
         self.norm = nn.LayerNorm(width, config.norm_eps, elementwise_affine=False)
         self.output = Linear(width, config.vocab_size)
@@ -143,16 +143,27 @@ class RARModel(Backbone):
         classes, tables = self.class_embedding(distinct), None
         one, most = self.table_bytes
         if one * len(distinct) <= most:
-            tables = tuple(self.modulated(classes, 0, self.num_positions))
+            tables = tuple(self.modulated(classes, self.step_embedding.weight))
         start = self.start.expand(len(row), -1, -1)
         prefix = torch.cat([start, classes[row].unsqueeze(1)], dim=1)
         return RARContext(prefix, row, classes, tables)
 
+    def settled(self, context: RARContext) -> RARContext:
+        """Room for as many distinct classes as there can be among so many rows."""
+        one, most = self.table_bytes
+        room = min(len(context.row), self.config.num_classes + 1)
+        if context.tables is not None:
+            room = min(room, most // one)
+        more = room - len(context.classes)
+        tables = context.tables and tuple(F.pad(t, (0, 0, 0, more)) for t in context.tables)
+        classes = F.pad(context.classes, (0, 0, 0, more))
+        return dataclasses.replace(context, classes=classes, tables=tables)
+
     def modulated(
-        self, classes: Float[Tensor, "k width"], start: int, stop: int
+        self, classes: Float[Tensor, "k width"], places: Float[Tensor, "m width"]
     ) -> Iterator[Float[Tensor, "m k values"]]:
-        """adaLN of positions start..stop-1 and each class: of the blocks, then before the head."""
-        condition = self.step_embedding.weight[start:stop, None] + classes
+        """adaLN of places in the sequence and each class: of the blocks, then before the head."""
+        condition = places.unsqueeze(1) + classes
         active = F.silu(condition)
         return (linear(active) for linear in (*self.modulations, self.out_modulation))
 
@@ -167,9 +178,10 @@ class RARModel(Backbone):
         x = torch.cat(parts, dim=1)  # (r, m, width)
         x = x + self.positions(step)
         if context.tables is None:
-            tables = self.modulated(context.classes, step.start, step.stop)
+            places = step.take(self.step_embedding.weight)
+            tables = self.modulated(context.classes, places)
         else:
-            tables = (table[step.start : step.stop] for table in context.tables)
+            tables = (step.take(table) for table in context.tables)
         tables = (table[:, context.row].transpose(0, 1) for table in tables)
         for block in self.blocks:
             x = block(x, next(tables), step, cache)

@@ -5,8 +5,10 @@ class embedding, q and k normalised with a learned scale per head, one learned p
 plus one embedding per scale.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -16,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from arimage.ar.base import Backbone, Cache, Context, Step
 from arimage.ar.config import BackboneConfig
-from arimage.ar.layers import MLP, ResidualDropout, attend, modulate, split_heads
+from arimage.ar.layers import MLP, Modulation, ResidualDropout, attend, modulate, split_heads
 from arimage.ar.linear import Linear
 from arimage.pretrained import strict
 from arimage.shapes import Float, Int
@@ -60,10 +62,19 @@ class VARConfig(BackboneConfig):
 
 @dataclass(frozen=True)
 class VARContext(Context):
-    """prefix (r, 1, width); blocks (r, depth, 6, width); out (r, 2, width): adaLN tables."""
+    """prefix (r, 1, width); blocks (r, depth, 6, width); out (r, 2, width): adaLN tables.
+
+    biases (depth, 3 width): of q, k and v, of all rows alike.
+    """
 
     blocks: Tensor
     out: Tensor
+    biases: Tensor
+
+    def rows(self, count: int) -> "VARContext":
+        """The first ``count`` rows."""
+        parts = {name: getattr(self, name)[:count] for name in ("prefix", "blocks", "out")}
+        return dataclasses.replace(self, **parts)
 
 
 class Block(GradientCheckpointingLayer):
@@ -88,21 +99,29 @@ class Block(GradientCheckpointingLayer):
         self,
         x: Float[Tensor, "r m width"],
         table: Float[Tensor, "r 6 width"],
+        bias: Float[Tensor, " threewidth"],
         step: Step,
         cache: Cache | None,
     ) -> Float[Tensor, "r m width"]:
         """``table`` rows: gate, gate, scale, scale, shift, shift (attention, MLP)."""
         gate_a, gate_m, scale_a, scale_m, shift_a, shift_m = table.unsqueeze(2).unbind(1)
         h = modulate(self.norm(x), scale_a, shift_a)
-        x = torch.addcmul(x, gate_a, self.dropout(self.attention(h, step, cache)))
+        x = torch.addcmul(x, gate_a, self.dropout(self.attention(h, bias, step, cache)))
         h = modulate(self.norm(x), scale_m, shift_m)
         return torch.addcmul(x, gate_m, self.dropout(self.mlp(h)))
 
+    def bias(self) -> Float[Tensor, " threewidth"]:
+        """Of q, k and v in one; keys have none."""
+        return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+
     def attention(
-        self, x: Float[Tensor, "r m width"], step: Step, cache: Cache | None
+        self,
+        x: Float[Tensor, "r m width"],
+        bias: Float[Tensor, " threewidth"],
+        step: Step,
+        cache: Cache | None,
     ) -> Float[Tensor, "r m width"]:
-        """Self-attention; keys have no bias."""
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        """Self-attention; ``bias`` is ``self.bias()``."""
         q, k, v = self.qkv(x, bias).chunk(3, dim=-1)
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
         scale = PLAIN_SCALE * q.shape[-1] ** -0.5
@@ -118,7 +137,7 @@ class VARModel(Backbone):
 
     config_class = VARConfig
     config: VARConfig
-    _no_split_modules: ClassVar[list[str]] = ["Block"]
+    _no_split_modules: ClassVar[list[str]] = ["Block", "Modulation"]
 
     def __init__(self, config: VARConfig) -> None:
         super().__init__(config)
@@ -133,7 +152,9 @@ class VARModel(Backbone):
             self.shared_modulation = Linear(width, 6 * width)
             self.modulation = nn.Parameter(torch.zeros(config.depth, 6, width))
         else:
-            self.modulations = nn.ModuleList(Linear(width, 6 * width) for _ in range(config.depth))
+            self.modulations = nn.ModuleList(
+                Modulation(width, 6 * width) for _ in range(config.depth)
+            )
         self.out_modulation = Linear(width, 2 * width)
         self.norm = nn.LayerNorm(width, config.norm_eps, elementwise_affine=False)
         self.output = Linear(width, config.vocab_size)
@@ -151,7 +172,7 @@ class VARModel(Backbone):
         return self.config.code_dim
 
     def prepare(self, class_labels: Int[Tensor, " r"]) -> VARContext:
-        """adaLN tables of every block: they depend on the class alone."""
+        """adaLN tables of every block, which depend on the class alone, and joined biases."""
         condition = self.class_embedding(class_labels)
         active = F.silu(condition)
         shape = (6, self.config.width)
@@ -162,7 +183,8 @@ class VARModel(Backbone):
             tables = [linear(active).unflatten(-1, shape) for linear in self.modulations]
             blocks = torch.stack(tables, dim=1)
         out = self.out_modulation(active).unflatten(-1, (2, self.config.width))
-        return VARContext(condition.unsqueeze(1) + self.start, blocks, out)
+        biases = torch.stack([block.bias() for block in self.blocks])
+        return VARContext(condition.unsqueeze(1) + self.start, blocks, out, biases)
 
     def forward(
         self, inputs: Tensor | None, context: Context, step: Step, cache: Cache | None = None
@@ -174,10 +196,10 @@ class VARModel(Backbone):
             codes = inputs.to(self.code_embedding.weight.dtype)  # the tokenizer may have another
             parts.append(self.code_embedding(codes))
         x = torch.cat(parts, dim=1)  # (r, m, width)
-        scale = self.scale_of_slot(step.positions.device)[step.positions]
+        scale = scale_of_slot(tuple(self.config.scales), x.device)[step.positions]
         x = x + self.position_embedding(step.positions) + self.scale_embedding(scale)
         for layer, block in enumerate(self.blocks):
-            x = block(x, context.blocks[:, layer], step, cache)
+            x = block(x, context.blocks[:, layer], context.biases[layer], step, cache)
         scale, shift = context.out.unsqueeze(2).unbind(1)
         return modulate(self.norm(step.read(x)), scale, shift)
 
@@ -185,11 +207,12 @@ class VARModel(Backbone):
         """A linear layer."""
         return self.output(hidden)
 
-    def scale_of_slot(self, device: torch.device) -> Int[Tensor, " slots"]:
-        """Token map of each slot."""
-        sizes = torch.tensor([side * side for side in self.config.scales], device=device)
-        index = torch.arange(len(sizes), device=device)
-        return index.repeat_interleave(sizes, output_size=self.slots.num_slots)
+
+@lru_cache(maxsize=16)
+def scale_of_slot(scales: tuple[int, ...], device: torch.device) -> Int[Tensor, " slots"]:
+    """Token map of each slot."""
+    with torch.inference_mode(False):  # a table made while sampling may serve training later
+        return SlotTable(square_grids(scales)).scale.to(device)
 
 
 def norms(x: Float[Tensor, "r h m d"]) -> Float[Tensor, "r h m 1"]:

@@ -37,14 +37,22 @@ class StaticCache:
         keys: Float[Tensor, "r h m d"],
         values: Float[Tensor, "r h m d"],
     ) -> tuple[Tensor, Tensor]:
-        """Writes rows start..stop-1 of ``layer``; returns views of the rows up to stop."""
-        self.keys[layer, :, :, step.start : step.stop] = keys
-        self.values[layer, :, :, step.start : step.stop] = values
+        """Writes the rows of ``step`` in ``layer``; returns views of the rows up to stop."""
+        write(self.keys[layer], step, keys)
+        write(self.values[layer], step, values)
         return self.keys[layer, :, :, : step.stop], self.values[layer, :, :, : step.stop]
 
     def rows(self, count: int) -> "StaticCache":
         """Views of the first ``count`` rows."""
         return StaticCache(self.keys[:, :count], self.values[:, :count])
+
+
+def write(memory: Float[Tensor, "r h n d"], step: Step, rows: Float[Tensor, "r h m d"]) -> None:
+    """Puts ``rows`` where the step's positions are."""
+    if step.moves:
+        memory.index_copy_(2, step.positions, rows.to(memory.dtype))
+    else:
+        memory[:, :, step.start : step.stop] = rows
 
 
 FEW_QUERIES = 8  # positions per step on average; below, reading keys is all that attention does

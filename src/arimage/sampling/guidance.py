@@ -91,6 +91,10 @@ class Guidance:
         """s at a step."""
         return self.schedule(self.scale, index, num_steps)
 
+    def guides(self, index: int, num_steps: int) -> bool:
+        """Whether null rows are needed at a step: s is not 1 there or at a later one."""
+        return index <= self.last_active(num_steps)
+
     def last_active(self, num_steps: int) -> int:
         """The last step where s is not 1; -1 if there is none: no null rows are needed."""
         backwards = reversed(range(num_steps))

@@ -1,6 +1,7 @@
 """The one loop: next-token, next-scale and masked generation are orders, not loops."""
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -27,40 +28,66 @@ class Branch:
         context: of all rows.
         cache: of all rows; None where the order keeps none.
         guidance: scale and schedule.
+        first: hidden states of the first step, where they are known and the cache has its rows.
     """
 
     model: Backbone
     context: Context
     cache: Cache | None
     guidance: Guidance
+    first: Tensor | None = None
 
     @classmethod
-    def of(cls, model: Backbone, order: Order, condition: Any, guidance: Guidance) -> "Branch":
+    def of(
+        cls,
+        model: Backbone,
+        order: Order,
+        condition: Any,
+        guidance: Guidance,
+        allocate: bool = True,
+    ) -> "Branch":
         """Prepares the context and allocates the cache for a batch of conditions."""
         model.pack()
         if guidance.last_active(order.num_steps) >= 0:
             condition = model.with_null(condition)
-        context, cache = model.prepare(condition), None
-        if order.cached:
-            rows, device = len(context.prefix), context.prefix.device
-            dtype = cache_dtype(model.dtype, device, order)
-            cache = StaticCache.allocate(model.cache_shape, rows, order.length, dtype, device)
-        return cls(model, context, cache, guidance)
+        branch = cls(model, model.prepare(condition), None, guidance)
+        return dataclasses.replace(branch, cache=branch.new_cache(order)) if allocate else branch
+
+    def new_cache(self, order: Order) -> Cache | None:
+        """Memory for all rows, or None where the order keeps nothing."""
+        if not order.cached:
+            return None
+        rows, device = len(self.context.prefix), self.context.prefix.device
+        dtype = cache_dtype(self.model.dtype, device, order)
+        return StaticCache.allocate(self.model.cache_shape, rows, order.length, dtype, device)
 
     def logits(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "b n v"]:
         """Guided float32 logits (b, n, vocab) of one step."""
         s = self.guidance.at(step.index, step.num_steps)
-        guided = step.index <= self.guidance.last_active(step.num_steps)
+        guided = self.guidance.guides(step.index, step.num_steps)
         context, cache = self.context, self.cache
         if not guided and len(context.prefix) > batch:
             context, cache = context.rows(batch), cache and cache.rows(batch)
         if guided:
             step = step.tiled(2)
             inputs = None if inputs is None else torch.cat([inputs, inputs])
-        hidden = self.model(inputs, context, step, cache)
+        if self.first is not None and step.start == 0:
+            hidden = self.first
+        else:
+            hidden = self.model(inputs, context, step, cache)
         if guided:  # the head is affine, so mixing before it halves its work
-            hidden = hidden[batch:] + s * (hidden[:batch] - hidden[batch:])
+            hidden = hidden[batch:] + times(hidden[:batch] - hidden[batch:], s)
         return self.model.head(hidden).float()
+
+
+def times(x: Tensor, s: float | Tensor) -> Tensor:
+    """x * s, rounded once to the dtype of ``x``, also where ``s`` is a tensor of more digits."""
+    if not isinstance(s, Tensor):
+        return x * s
+    return (x.to(torch.promote_types(x.dtype, torch.float32)) * s).to(x.dtype)
+
+
+Advance = Callable[[Sequence[Branch], Order, Sampler, Noise, State, Step], State]
 
 
 def generate(
@@ -69,6 +96,7 @@ def generate(
     sampler: Sampler,
     noise: Noise,
     known: Known | None = None,
+    run: Advance | None = None,
 ) -> Iterator[State]:
     """Yields the state after each step; previews and editing come for free.
 
@@ -78,15 +106,20 @@ def generate(
         sampler: logits to ids.
         noise: random draws, one stream per image.
         known: tokens that are given.
+        run: makes a step in place of ``advance``: the same function, captured (compiled.py).
 
     Raises:
-        FloatingPointError: NaN or infinity in the logits; the step is named.
+        FloatingPointError: NaN or infinity in the logits; the step is named. On a CPU at that step,
+            elsewhere after the last one, so that no step waits for the device.
     """
     noise.skip(branches[0].model.unused_draws)
     state = order.start(noise, known)
     while (step := order.next_step(state)) is not None:
-        state = advance(branches, order, sampler, noise, state, step)
+        state = (run or advance)(branches, order, sampler, noise, state, step)
+        if state.ids.device.type == "cpu":
+            check_finite(state, step)
         yield state
+    check_finite(state, order.step(order.num_steps - 1))
 
 
 @torch.no_grad()
@@ -101,14 +134,22 @@ def advance(
     """The state after one step: what the order feeds, guided logits, a draw, what it commits."""
     inputs = order.inputs(state, step)
     logits = reduce(torch.add, (b.logits(inputs, step, noise.batch) for b in branches))
-    check_finite(logits, step)
+    state = dataclasses.replace(state, broken=first_broken(logits, step, state.broken))
     return order.commit(state, step, sampler(logits, step, noise), noise)
 
 
-def check_finite(logits: Tensor, step: Step) -> None:
-    """Raises FloatingPointError unless the largest logit of every row is finite."""
-    if not bool(logits.amax(-1).isfinite().all()):
+def first_broken(logits: Tensor, step: Step, before: Tensor | None) -> Tensor:
+    """The first step so far where some row has no finite largest logit; ``num_steps`` if none."""
+    none = torch.full((), step.num_steps, device=logits.device) if before is None else before
+    fine = logits.amax(-1).isfinite().all()
+    return torch.where(fine, none, none.clamp_max(step.index))
+
+
+def check_finite(state: State, step: Step) -> None:
+    """Raises FloatingPointError if a step up to this one is broken; the one wait for the device."""
+    broken = step.num_steps if state.broken is None else int(state.broken)
+    if broken < step.num_steps:
         raise FloatingPointError(
-            f"NaN or infinity in the logits at step {step.index + 1} of {step.num_steps}: the "
+            f"NaN or infinity in the logits at step {broken + 1} of {step.num_steps}: the "
             "weights hold NaN or the dtype overflows; check the checkpoint or use float32"
         )

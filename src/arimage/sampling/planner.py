@@ -40,8 +40,10 @@ def image_bytes(model: Backbone, order: Order, guidance: Guidance, tokenizer_byt
     return rows * (cache * order.cached + activations) + logits + tokenizer_bytes
 
 
-def budget_bytes(memory_budget: float | int | None, device: torch.device) -> int:
+def budget_bytes(memory_budget: float | int | None, device: torch.device, held: int = 0) -> int:
     """``memory_budget`` GiB in bytes; None is a share of the free memory on CUDA, else 4 GiB.
+
+    ``held``: bytes of captured caches, which count as free: the same batch uses them again.
 
     Raises:
         ValueError: a budget that is not above 0.
@@ -54,7 +56,7 @@ def budget_bytes(memory_budget: float | int | None, device: torch.device) -> int
         return int(CPU_BUDGET * GIB)
     free, _ = torch.cuda.mem_get_info(device)  # without what torch keeps for itself
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(CUDA_SHARE * (free + kept))
+    return int(CUDA_SHARE * (free + kept + held))
 
 
 def fitting_batch(per_image: int, budget: int, table: int = 0, most: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""Which samplers, guidance schedules and kinds of noise exist: one line each."""
+"""Which samplers, guidance schedules, kinds of noise and captures exist: one line each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from arimage.registry import Registry
 
 if TYPE_CHECKING:
     from arimage.ar.base import Noise
+    from arimage.sampling.capture import Capture
     from arimage.sampling.guidance import Schedule
     from arimage.sampling.samplers.base import Sampler
 
@@ -34,5 +35,14 @@ NOISES: Registry[type[Noise]] = Registry(
     {
         "per_image": "arimage.sampling.noise:PerImageNoise",
         "reference": "arimage.sampling.noise:ReferenceNoise",
+    },
+)
+
+CAPTURES: Registry[type[Capture]] = Registry(
+    "compile mode",
+    {
+        "graphs": "arimage.sampling.capture:CudaGraphs",
+        "compile": "arimage.sampling.capture:Inductor",
+        "trace": "arimage.sampling.capture:Trace",
     },
 )

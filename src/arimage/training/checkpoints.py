@@ -71,17 +71,20 @@ class Checkpoints:
             f"{_free(self.folder.parent)}, {last}: make room and go on with --resume"
         )
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self, mapped: bool = False) -> dict[str, Any] | None:
         """The newest state that can be read, on the CPU; None where there is none.
+
+        ``mapped``: read from the file when it is used, so that processes share the memory.
 
         Raises:
             ValueError: there are states and none can be read.
         """
         self.clean()
         steps, problem = self.steps(), Exception()
+        options = {"map_location": "cpu", "weights_only": True, "mmap": mapped}
         for step in reversed(steps):
             try:
-                return torch.load(self.path(step) / STATE, map_location="cpu", weights_only=True)
+                return torch.load(self.path(step) / STATE, **options)
             except Exception as error:  # a damaged file raises whatever its bytes lead to
                 problem = error
         if steps:

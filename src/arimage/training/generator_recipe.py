@@ -132,6 +132,8 @@ class GeneratorRecipe(RecipeFile):
         micro_batches: parts of a step's batch that pass one after the other.
         gradient_checkpointing: less memory for more time.
         compile: the blocks by torch.compile.
+        fsdp: weights and all that belongs to them are shared out over the processes; as
+            ``accelerate launch --use_fsdp --fsdp_version 2``.
         validation: share of the images that is held out where no other tokens are given.
         validate_every: steps between losses on held-out tokens.
         score: None makes no image to score.
@@ -157,6 +159,7 @@ class GeneratorRecipe(RecipeFile):
     micro_batches: int = 1
     gradient_checkpointing: bool = False
     compile: bool = False
+    fsdp: bool = False
     validation: float = 0.0
     validate_every: int = 500
     score: ScoreFields | None = None

@@ -29,8 +29,9 @@ from arimage.training.generator_build import (
 )
 from arimage.training.generator_recipe import GeneratorRecipe
 from arimage.training.generator_task import validation_losses, validation_sums
-from arimage.training.loop import Loop, make_accelerator
+from arimage.training.loop import Loop
 from arimage.training.lora import merged
+from arimage.training.processes import make_accelerator
 from arimage.training.run_folder import RunFolder
 from arimage.training.scoring import Scorer, recorded
 from arimage.training.session import (
@@ -101,7 +102,8 @@ def run_generator(run: GeneratorRun) -> Outcome:
         FloatingPointError: a loss that is not finite; the last saved state stays.
     """
     recipe = run.recipe
-    accelerator = make_accelerator(recipe.precision, trackers_of(run.tracker), run.out / "logs")
+    trackers, logs = trackers_of(run.tracker), run.out / "logs"
+    accelerator = make_accelerator(recipe.precision, trackers, logs, shard=recipe.fsdp)
     start = None if run.start is None else started_generator(run.start, run.variant)
     tokens = open_run_tokens(run)
     if start is not None:
@@ -125,7 +127,8 @@ def run_generator(run: GeneratorRun) -> Outcome:
         settings = None if start is None else start.settings
         session = GeneratorSession(run, folder, loop, tokens, size, settings)
         if recipe.score is not None:
-            session.scorer = Scorer(recipe.score, session.generator(), run.out, accelerator)
+            plain = ImageGenerator(tokenizer, transformer, settings)  # its weights do not matter
+            session.scorer = Scorer(recipe.score, plain, run.out, accelerator)
             record |= {"score": session.scorer.describe()}
             folder.check(record, run.resume)
         session.begin(record)
@@ -163,7 +166,7 @@ class GeneratorSession(Session):
         if self.tokens.held_out is not None and self._due(self.every):
             measured |= self.validate()
         if self.scorer is not None and self._due(self.scorer.every):
-            with self.eager():
+            with self.eager(), self.loop.whole(everywhere=True):
                 measured |= self.scorer.score(self.generator())
         return measured
 
@@ -176,7 +179,7 @@ class GeneratorSession(Session):
         assert self.tokens.held_out is not None
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         order, size = self.loop.task.order, max(1, self.size // self.recipe.micro_batches)
-        with self.accelerator.autocast(), self.eager():
+        with self.accelerator.autocast(), self.eager(), self.loop.whole(everywhere=True):
             sums = validation_sums(
                 self.loop.result, order, self.tokens.held_out, size, rank=rank, world=world
             )

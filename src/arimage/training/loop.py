@@ -8,10 +8,8 @@ saved state as if it had never stopped.
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,6 +19,18 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel
 
 from arimage.training.common import Loss, Recipe, parameter_groups
+from arimage.training.processes import make_accelerator
+from arimage.training.sharding import (
+    blank_copy,
+    filled,
+    is_sharded,
+    optimizer_shares,
+    shard,
+    sharded_average,
+    shares,
+    whole_state,
+    whole_tensor,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -126,27 +136,65 @@ class Loop:
         self.done = 0
         self.modules: dict[str, nn.Module] = {}
         self.optimizers: dict[str, Any] = {}
+        self.blank = blank_copy(task.model) if is_sharded(self.accelerator) else None
+        self._whole: nn.Module | None = None
         for player in task.players:
             self._prepare(player)
         self.average = None
         if recipe.ema_decay is not None:
-            average = moving_average(recipe.ema_decay)
-            self.average = AveragedModel(task.model, multi_avg_fn=average)
+            move = moving_average(recipe.ema_decay)
+            if self.blank is None:
+                self.average = AveragedModel(task.model, multi_avg_fn=move)
+            else:
+                self.average = sharded_average(self.blank, task.model, move)
 
     def _prepare(self, player: Player) -> None:
         groups = parameter_groups(player.module, player.recipe.undecayed)
         self.modules[player.name] = player.module
-        if any(group["params"] for group in groups):
+        if not any(group["params"] for group in groups):
+            return
+        optimizer = torch.optim.AdamW(groups, betas=player.recipe.betas)
+        self.optimizers[player.name] = optimizer
+        if self.sharded:
+            units = self.task.model._no_split_modules
+            self.modules[player.name] = shard(self.accelerator, player.module, optimizer, units)
+        else:
             with warnings.catch_warnings():  # newer names of DDP's arguments are not in torch 2.11
                 warnings.simplefilter("ignore", FutureWarning)
                 self.modules[player.name] = self.accelerator.prepare(player.module)
-            optimizer = torch.optim.AdamW(groups, betas=player.recipe.betas)
-            self.optimizers[player.name] = optimizer
+
+    @property
+    def sharded(self) -> bool:
+        """Whether weights are shared out over processes."""
+        return self.blank is not None
 
     @property
     def result(self) -> nn.Module:
-        """The model with averaged weights, or the trained one where none are kept."""
-        return self.task.model if self.average is None else self.average.module
+        """The model with averaged weights, or the trained one where none are kept.
+
+        Raises:
+            RuntimeError: its weights are shared out, and this is not inside of ``whole``.
+        """
+        if self.blank is None:
+            return self.task.model if self.average is None else self.average.module
+        if self._whole is None:
+            raise RuntimeError("the weights are shared out; ask for the result inside of whole()")
+        return self._whole
+
+    @contextmanager
+    def whole(self, everywhere: bool) -> Iterator[None]:
+        """Has all weights of ``result`` where they are shared out; entered by every process.
+
+        ``everywhere``: in every process, else in the main one alone.
+        """
+        if self.blank is not None:
+            model = self.task.model if self.average is None else self.average.module
+            keep = everywhere or self.accelerator.is_main_process
+            self._whole = filled(self.blank, model, keep)
+        try:
+            yield
+        finally:
+            self._whole = None
 
     def step(self, batch: Any) -> dict[str, float]:
         """One step of every optimizer; what was measured, by name, the mean over processes.
@@ -178,7 +226,7 @@ class Loop:
             ends = {"first": i == 0, "last": i == len(parts) - 1}
             now = Moment(moment.step, moment.steps, moment.seed, **ends)
             with ExitStack() as stack:
-                if not now.last:
+                if not now.last and not self.sharded:  # else whole gradients would pile up
                     for module in self.modules.values():
                         stack.enter_context(self.accelerator.no_sync(module))
                 for name, loss in self.task.turns(self.modules, part, now):
@@ -198,7 +246,8 @@ class Loop:
                 if self.accelerator.scaler is not None:
                     self.accelerator.scaler.unscale_(self.optimizers[player.name])
                 limit = player.recipe.gradient_clip or math.inf
-                norms[player.name] = clip_grad_norm_(player.module.parameters(), limit)
+                norm = clip_grad_norm_(player.module.parameters(), limit)
+                norms[player.name] = whole_tensor(norm)
         return norms
 
     def _advance(self, players: Sequence[Player]) -> None:
@@ -236,10 +285,13 @@ class Loop:
             group["weight_decay"] = recipe.weight_decay_at(self.done) if group["decayed"] else 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, but the data."""
+        """Everything that the next step depends on, but the data.
+
+        Where weights are shared out every process asks for it, and the main one has it whole.
+        """
         players = {player.name: player.module for player in self.task.players}
         scaler = self.accelerator.scaler
-        return {
+        state = {
             "done": self.done,
             "modules": {name: module.state_dict() for name, module in players.items()},
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
@@ -247,19 +299,27 @@ class Loop:
             "task": self.task.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
         }
+        keep = self.accelerator.is_main_process
+        return whole_state(state, keep) if self.sharded else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The reverse."""
+        """The reverse; any number of processes may have saved it, sharing or not."""
         self.done = state["done"]
         for player in self.task.players:
-            player.module.load_state_dict(state["modules"][player.name])
+            self._load(player.module, state["modules"][player.name])
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            saved = state["optimizers"][name]
+            own = optimizer_shares(saved, optimizer) if self.sharded else saved
+            optimizer.load_state_dict(own)
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            self._load(self.average, state["average"])
         self.task.load_state_dict(state["task"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _load(self, module: nn.Module, saved: dict[str, Tensor]) -> None:
+        own = shares(saved, module.state_dict()) if self.sharded else saved
+        module.load_state_dict(own)
 
 
 def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
@@ -303,44 +363,9 @@ def step_seed(seed: int, step: int) -> int:
 def largest_gradients(module: nn.Module) -> str:
     """Names and norms of the parameters with the largest gradients, not finite ones first."""
     norms = {
-        name: parameter.grad.float().norm().item()
+        name: whole_tensor(parameter.grad.float().norm()).item()
         for name, parameter in module.named_parameters()
         if parameter.grad is not None
     }
     order = sorted(norms, key=lambda name: norms[name] if math.isfinite(norms[name]) else math.inf)
     return ", ".join(f"{name} ({norms[name]:.3g})" for name in order[::-1][:SHOWN_GRADIENTS])
-
-
-def make_accelerator(
-    precision: str | None = None,
-    trackers: Sequence[str] = (),
-    folder: str | Path | None = None,
-) -> "Accelerator":
-    """Where and how to compute; ``accelerate launch`` or ``torchrun`` say how many processes.
-
-    Args:
-        precision: "no" (float32), "bf16" or "fp16"; None is what the launcher says, else "no".
-        trackers: names of accelerate's trackers.
-        folder: where trackers write.
-
-    Raises:
-        ValueError: a precision that the device cannot do. ModuleNotFoundError: no such tracker.
-    """
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-    from accelerate.state import AcceleratorState
-
-    on_cpu = not torch.accelerator.is_available()
-    if precision == "fp16" and on_cpu:
-        raise ValueError("got precision fp16, which needs a GPU; use bf16, or no for float32")
-    for tracker in trackers:
-        if find_spec(tracker) is None:
-            raise ModuleNotFoundError(f"no module named {tracker!r}", name=tracker)
-    AcceleratorState._reset_state()  # the last training's precision would stay
-    return Accelerator(
-        device_placement=False,
-        cpu=on_cpu,  # else several processes would not find together
-        mixed_precision=precision,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],  # codebooks
-        log_with=list(trackers) or None,
-        project_dir=folder,
-    )

@@ -17,7 +17,7 @@ from arimage.training.checkpoints import Checkpoints
 RUN, LOSSES, SAMPLES, CHECKPOINTS = "run.json", "losses.jsonl", "samples", "checkpoints"
 # What decides nothing of the weights: may be another when a run goes on.
 UNCOMPARED = (
-    *("versions", "recipe.save_every", "recipe.keep", "recipe.sample_every"),
+    *("versions", "recipe.save_every", "recipe.keep", "recipe.sample_every", "recipe.fsdp"),
     *("recipe.score", "score.reference.name", "score.warnings"),  # the rest of score is compared
     *("data.name", "data.dataset", "validation.name", "validation.dataset"),  # identities tell
 )

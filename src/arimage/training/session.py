@@ -3,6 +3,7 @@
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -137,14 +138,19 @@ class Session(ABC):
     def _step(self, batch: Any) -> None:
         self.measured = self.step(batch)
         done = self.loop.done
-        if self.main:
-            try:
-                self.folder.note(done, self.measured)
-                self.accelerator.log(self.measured, step=done)
-                if done % self.recipe.sample_every == 0 or done == self.recipe.steps:
-                    self._show(done)
-            except OSError as error:
-                raise self.folder.checkpoints.failed(f"what step {done} measured", error) from error
+        shown = done % self.recipe.sample_every == 0 or done == self.recipe.steps
+        with self.loop.whole(everywhere=False) if shown else nullcontext():
+            if self.main:
+                self._note(done, shown)
+
+    def _note(self, done: int, shown: bool) -> None:
+        try:
+            self.folder.note(done, self.measured)
+            self.accelerator.log(self.measured, step=done)
+            if shown:
+                self._show(done)
+        except OSError as error:
+            raise self.folder.checkpoints.failed(f"what step {done} measured", error) from error
 
     def _show(self, done: int) -> None:
         picture = self.sheet()
@@ -155,9 +161,8 @@ class Session(ABC):
                 tracker.log_images({"samples": picture[None]}, step=done, **options)
 
     def _save(self) -> None:
-        more = self.state()
+        state = {"loop": self.loop.state_dict(), **self.state()}
         if self.main:
-            state = {"loop": self.loop.state_dict(), **more}
             self.folder.checkpoints.save(self.loop.done, state)
         self.accelerator.wait_for_everyone()
 
@@ -174,8 +179,10 @@ class Session(ABC):
         skipped = self.skipped()
         if self.accelerator.num_processes > 1:
             skipped = tuple(dict.fromkeys(gather_object(list(skipped))))
-        if self.main and finished:
-            self.finish()
+        if finished:
+            with self.loop.whole(everywhere=False):
+                if self.main:
+                    self.finish()
         for tracker in self.accelerator.trackers:
             tracker.finish()
         return Outcome(self.loop.done, finished, skipped, self.measured)
@@ -183,7 +190,7 @@ class Session(ABC):
 
 def resumed(loop: Loop, folder: RunFolder, resume: bool) -> dict[str, Any] | None:
     """The newest saved state, which the loop goes on from; None where a run begins."""
-    state = folder.checkpoints.load() if resume else None
+    state = folder.checkpoints.load(mapped=loop.sharded) if resume else None
     if state is not None:
         loop.load_state_dict(state["loop"])
     return state

@@ -20,8 +20,9 @@ from arimage.tokenizers.base import ImageTokenizer
 from arimage.tokenizers.stages import sample_grid
 from arimage.training.image_files import data_name
 from arimage.training.images import ImageBatch, ImageData, TrainingImages, open_images
-from arimage.training.loop import Loop, make_accelerator, step_seed
+from arimage.training.loop import Loop, step_seed
 from arimage.training.objective import Images
+from arimage.training.processes import make_accelerator
 from arimage.training.run_folder import RunFolder
 from arimage.training.session import (
     Outcome,

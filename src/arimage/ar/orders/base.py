@@ -87,7 +87,13 @@ class Order(ABC):
 
     def next_step(self, state: State) -> Step | None:
         """The step that follows ``state``, which it may look at; None when all is chosen."""
-        return self.step(state.step) if state.step < self.num_steps else None
+        if state.step >= self.num_steps:
+            return None
+        return self.placed(self.step(state.step), state)
+
+    def placed(self, step: Step, state: State) -> Step:
+        """``step`` as it is for this state; where images have orders of their own it differs."""
+        return step
 
     def commit(self, state: State, step: Step, draw: Draw, noise: Noise) -> State:
         """The state after ``draw``: given tokens win over drawn ones, then the codes are fused."""
@@ -103,6 +109,10 @@ class Order(ABC):
         canvas = self.fuser.fuse(state.canvas, step.scale, step.slots, codes)
         chosen = state.ids.scatter(1, slots, ids)
         return dataclasses.replace(state, ids=chosen, canvas=canvas, step=state.step + 1)
+
+    def draws(self, step: Step) -> int:
+        """Uniform numbers per image that ``commit`` takes of the noise."""
+        return 0
 
     def mixed(self, weights: Float[Tensor, "b n v"]) -> Float[Tensor, "b n c"]:
         """All codes, mixed by ``weights``."""

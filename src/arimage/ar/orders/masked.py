@@ -98,6 +98,10 @@ class MaskedOrder(Order):
         canvas = self.fuser.fuse(state.canvas, step.scale, step.slots, codes.to(state.canvas))
         return dataclasses.replace(state, ids=ids, canvas=canvas, step=state.step + 1)
 
+    def draws(self, step: Step) -> int:
+        """One per slot."""
+        return self.num_slots
+
     def _to_keep(
         self, state: State, open_slots: Bool[Tensor, "b n"], ratio: float
     ) -> Int[Tensor, " b"]:

@@ -47,10 +47,9 @@ class RandomOrder(RasterOrder):
             return dataclasses.replace(state, path=noise.gumbel(self.num_slots).argsort(-1))
         return dataclasses.replace(state, path=paths_for(self.path, noise.batch))
 
-    def next_step(self, state: State) -> Step | None:
+    def placed(self, step: Step, state: State) -> Step:
         """Raster's step at the slots of each image's path."""
-        step = super().next_step(state)
-        return None if step is None or state.path is None else along(step, state.path)
+        return step if state.path is None else along(step, state.path)
 
     def lesson(self, ids: Int[Tensor, "b slots"], draws: Draws, share: float = 1.0) -> Lesson:
         """Raster's lesson on paths: targets stand in the order of ``Lesson.step.slots``.

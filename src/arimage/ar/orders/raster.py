@@ -24,7 +24,7 @@ class RasterOrder(CausalOrder):
 
     def inputs(self, state: State, step: Step) -> Tensor | None:
         """The token chosen last, (b, 1)."""
-        if step.index == 0:
+        if step.start == 0:
             return None
         return state.ids.gather(1, step.holds.expand(len(state.ids), 1))
 

@@ -14,3 +14,7 @@ class Sampler(ABC):
     @abstractmethod
     def __call__(self, logits: Float[Tensor, "b n v"], step: Step, noise: Noise) -> Draw:
         """The ids and their log-probabilities after truncation."""
+
+    def draws(self, step: Step, vocab_size: int) -> int:
+        """Uniform numbers per image that a step takes of the noise: one per token as a rule."""
+        return step.predicts

@@ -57,6 +57,12 @@ class Categorical(Sampler):
         weights = gumbel_softmax(probabilities, step, noise) if self.more_smooth else None
         return Draw(ids, chosen.log(), weights)
 
+    def draws(self, step: Step, vocab_size: int) -> int:
+        """One per token; with ``more_smooth`` also one for each of its codes."""
+        if self.temperature == 0:
+            return 0
+        return step.predicts * (1 + vocab_size if self.more_smooth else 1)
+
     def probabilities(self, logits: Float[Tensor, "b n v"]) -> Float[Tensor, "b n v"]:
         """The truncated and renormalised softmax that is drawn from."""
         largest = logits.amax(-1, keepdim=True)

@@ -1,0 +1,92 @@
+"""``compile``: what a generator gains by it, apart from the generator."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from arimage.ar.base import Backbone
+from arimage.ar.orders.base import Order
+from arimage.registry import unknown_name
+from arimage.sampling.compiled import Captures, Run
+from arimage.sampling.registry import CAPTURES
+from arimage.sampling.settings import Settings
+
+G = TypeVar("G", bound="Compilable")
+OFF = "off"
+
+
+class Compilable:
+    """Gives a generator ``compile``; ``captures`` is None while it is off."""
+
+    transformer: Backbone
+    tokenizer: Any
+    captures: Captures | None = None
+
+    def compile(self: G, mode: str | None = None) -> G:
+        """Captures each kind of step, and the decoder, when it first comes, and replays it.
+
+        The first call with another batch size, sampler or kind of guidance takes longer; the
+        captures of the last four are kept, with their caches. Seeds, labels, scales and schedules
+        of guidance do not matter. Ids are those of the plain path up to rounding. With
+        ``rng="reference"`` steps stay plain.
+
+        Args:
+            mode: "graphs", CUDA graphs; "compile", torch.compile with "reduce-overhead"; "off",
+                which frees all memory that captures hold. None is "graphs" on CUDA, else "off".
+                "trace" is graphs' stand-in for tests on a CPU and makes nothing faster.
+
+        Returns:
+            The generator itself. Moving it turns compilation off.
+
+        Raises:
+            KeyError: an unknown mode. ValueError: "graphs" without CUDA.
+        """
+        device = self.transformer.device
+        if mode is None:
+            mode = "graphs" if device.type == "cuda" else OFF
+        if mode != OFF and mode not in CAPTURES:
+            raise KeyError(unknown_name("compile mode", mode, [OFF, *CAPTURES]))
+        made = None if mode == OFF else Captures(CAPTURES[mode](device))
+        if self.captures is not None:
+            self.captures.free()
+        self.captures = made
+        if device.type == "cuda":  # else every convolution would reorder its weights again
+            layout = torch.contiguous_format if made is None else torch.channels_last
+            self.tokenizer.decoder.to(memory_format=layout)
+        return self
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the caches that captures keep."""
+        return 0 if self.captures is None else self.captures.size
+
+    def captured_run(self, settings: Settings) -> Run | None:
+        """What makes the steps of one call; None where they are plain."""
+        if self.captures is None:
+            return None
+        if settings.rng != "per_image":
+            warnings.warn(
+                f"rng={settings.rng!r} draws on the device in an order that cannot be captured; "
+                "these images are made without compilation",
+                stacklevel=3,
+            )
+            return None
+        return self.captures.run()
+
+    def captured_order(self, num_steps: int | None, make: Callable[..., Order]) -> Order:
+        """``make(tokenizer, transformer, num_steps)``, made once while compiled."""
+        parts = self.tokenizer, self.transformer
+        if self.captures is None:
+            return make(*parts, num_steps)
+        key = (*map(id, parts), self.transformer.device, num_steps)
+        return self.captures.order(key, lambda: make(*parts, num_steps))
+
+    def decode_canvas(self, canvas: Tensor) -> Tensor:
+        """The tokenizer's ``decode_canvas``, captured where compilation is on."""
+        decode = self.tokenizer.decode_canvas
+        if self.captures is None:
+            return decode(canvas)
+        return self.captures.decode(self.tokenizer, decode, canvas)
