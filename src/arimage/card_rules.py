@@ -26,6 +26,7 @@ LICENCES = tuple(
     """.split()
 )
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+BENCHMARK = re.compile(rf"([\w.-]+)=({HUB_ID.pattern}):([\w.-]+)")
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z]+)?|code|multilingual")
 TEXTS = ("library_name", "pipeline_tag", "license_name", "license_link", "thumbnail")
 IDS = ("base_model", "datasets", "new_version")
@@ -40,6 +41,21 @@ def check_licence(licence: str) -> None:
             f"{unknown_name('licence', licence, LICENCES)}; for one that the hub does not "
             "know write license: other with license_name and license_link into README.md"
         )
+
+
+def read_benchmark(text: str) -> tuple[str, str, str]:
+    """(metric, hub id of the data set, task) of "METRIC=OWNER/DATASET:TASK".
+
+    Raises:
+        ValueError: another form.
+    """
+    found = BENCHMARK.fullmatch(text)
+    if found is None:
+        raise ValueError(
+            f"got the benchmark {text!r}; expected METRIC=OWNER/DATASET:TASK, a score of a "
+            "report and where the hub lists it"
+        )
+    return found[1], found[2], found[3]
 
 
 def check_card(text: str, where: str) -> None:

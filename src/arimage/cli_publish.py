@@ -15,6 +15,10 @@ Licence = Annotated[Text, typer.Option(help="Of the weights: apache-2.0, mit, cc
 Base = Annotated[Text, typer.Option(help="Preset or hub id that it was made from.")]
 Data = Annotated[Text, typer.Option(help="Hub id of the data set, or words.")]
 Reports = Annotated[list[Path] | None, typer.Option(help="Of arimage evaluate; again for more.")]
+Benchmarks = Annotated[
+    list[str] | None,
+    typer.Option("--benchmark", help="METRIC=OWNER/DATASET:TASK, of a report; again for more."),
+]
 
 
 @app.command()
@@ -30,6 +34,7 @@ def push(
     base_model: Base = None,
     data: Data = None,
     report: Reports = None,
+    benchmark: Benchmarks = None,
 ) -> None:
     """Upload a model with its card to the hub; the same call again goes on after a break."""
     from arimage.model_card import CardFacts
@@ -45,7 +50,11 @@ def push(
         token=token,
     )
     facts = CardFacts(
-        licence=licence, base_model=base_model, data=data, reports=tuple(report or ())
+        licence=licence,
+        base_model=base_model,
+        data=data,
+        reports=tuple(report or ()),
+        benchmarks=tuple(benchmark or ()),
     )
     done = run(folder, target, facts, drawer(folder))
     typer.echo(f"pushed: {done.pr_url or done.commit_url}")
@@ -59,6 +68,7 @@ def card(
     base_model: Base = None,
     data: Data = None,
     report: Reports = None,
+    benchmark: Benchmarks = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a README.md.")] = False,
 ) -> None:
     """Write a model's card, README.md, into its folder; push uploads it as it is then."""
@@ -66,7 +76,11 @@ def card(
     from arimage.publish import write_card
 
     facts = CardFacts(
-        licence=licence, base_model=base_model, data=data, reports=tuple(report or ())
+        licence=licence,
+        base_model=base_model,
+        data=data,
+        reports=tuple(report or ()),
+        benchmarks=tuple(benchmark or ()),
     )
     name = repo or f"OWNER/{folder.resolve().name}"
     typer.echo(f"card: {write_card(folder, name, facts, drawer(folder), force)}")

@@ -34,7 +34,7 @@ def tokens(
     ] = "digits-var",
     variant: Annotated[str | None, typer.Option(help="Of a repository of models.")] = None,
     split: Annotated[str | None, typer.Option(help="Of a hub data set; train by default.")] = None,
-    augment: Annotated[str, typer.Option(help="none, flip, ten_crop.")] = "none",
+    augment: Annotated[str, typer.Option(help="none, flip, ten_crop, twenty_crop.")] = "none",
     jittered_copies: Annotated[int, typer.Option(help="Of each image, to add.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Of the jitter.", min=0)] = 0,
     batch_size: Annotated[int, typer.Option(help="Squares encoded together.", min=1)] = 16,

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from arimage.card_rules import HUB_ID, check_card, check_licence
+from arimage.card_rules import HUB_ID, check_card, check_licence, read_benchmark
 from arimage.files import read_json
 from arimage.zoo import PRESETS, Preset, size
 
@@ -35,14 +35,18 @@ class CardFacts:
         base_model: preset or hub id of the model that it was made from.
         data: hub id of a data set, or words.
         reports: of ``arimage evaluate``, files or folders.
+        benchmarks: METRIC=OWNER/DATASET:TASK: scores of the reports that go to leaderboards, too.
     """
 
     licence: str | None = None
     base_model: str | None = None
     data: str | None = None
     reports: Sequence[str | Path] = ()
+    benchmarks: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        for benchmark in self.benchmarks:
+            read_benchmark(benchmark)
         if self.licence is not None:
             check_licence(self.licence)
 
@@ -156,13 +160,20 @@ def render(folder: Path, repo_id: str, facts: CardFacts, samples: bool) -> str:
     )
     ids = {
         "base_model": preset.repo if preset and preset.repo else base,
-        "datasets": facts.data,
+        "datasets": facts.data or data_name(model.record),
     }
     ids = {key: value for key, value in ids.items() if value and HUB_ID.fullmatch(value)}
     head = metadata(model, name, licence, ids, reports)
     card = f"---\n{head}\n---\n\n{text}"
     check_card(card, "the card")
     return card
+
+
+def data_name(record: dict[str, Any]) -> str | None:
+    """What a training's record calls its data set: a hub id, or the name of a local one."""
+    data = record.get("data")
+    named = (data.get("dataset") or data.get("name")) if isinstance(data, dict) else data
+    return named if isinstance(named, str) else None
 
 
 def find_base(base: str | None) -> Preset | None:

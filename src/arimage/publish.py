@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from arimage import __version__
+from arimage.benchmark_entries import FOLDER, check_entries, make_entries, write_entries
 from arimage.card_rules import check_card
 from arimage.files import new_file, write_text
 from arimage.hub import Access, explained, failures, patient
@@ -21,6 +22,7 @@ from arimage.model_card import (
     CardFacts,
     find_base,
     read_folder,
+    read_report,
     render,
 )
 
@@ -148,6 +150,10 @@ def stage(
         ValueError, FileNotFoundError: as ``push``.
     """
     read_folder(folder)
+    entries = entries_of(facts)
+    for path in sorted((folder / FOLDER).glob("*.yaml")):
+        check_entries(path)
+        link(path, staged / FOLDER / path.name)
     for part in PARTS:
         for pattern in UPLOADED:
             for path in sorted((folder / part).glob(pattern)):
@@ -169,6 +175,7 @@ def stage(
         text = card.read_text(encoding="utf-8")
         check_card(text, str(card))
     write_text(staged / CARD, text)
+    write_entries(staged, entries)
     for report in facts.reports[:1]:
         link(Path(report) / REPORT if Path(report).is_dir() else Path(report), staged / REPORT)
 
@@ -186,6 +193,7 @@ def write_card(
     if card.exists() and not force:
         raise FileExistsError(f"{card} is there already; give --force to write it anew")
     read_folder(folder)
+    entries = entries_of(facts)
     picture = folder / SAMPLES
     found = sample_sheet(folder)
     if found is not None and found != picture:
@@ -193,7 +201,14 @@ def write_card(
             shutil.copyfile(found, temporary)
     elif found is None and draw is not None:
         draw(picture)
-    return write_text(card, render(folder, repo_id, facts, picture.is_file()))
+    text = render(folder, repo_id, facts, picture.is_file())
+    write_entries(folder, entries)
+    return write_text(card, text)
+
+
+def entries_of(facts: CardFacts) -> dict[str, Any]:
+    """Files of the scores that go to leaderboards; see ``make_entries``."""
+    return make_entries([read_report(path) for path in facts.reports], facts.benchmarks)
 
 
 def sample_sheet(folder: Path) -> Path | None:
@@ -237,13 +252,15 @@ class Publishable:
         base_model: str | None = None,
         data: str | None = None,
         reports: Sequence[str | Path] = (),
+        benchmarks: Sequence[str] = (),
     ) -> "CommitInfo":
         """Uploads the model with a model card; returns what ``huggingface_hub`` says of the commit.
 
         Args:
             repo_id: "owner/name"; made if it is not there.
             private, revision, commit_message, create_pr, token: as ``publish.Target``.
-            licence, base_model, data, reports: for the card, as ``model_card.CardFacts``.
+            licence, base_model, data, reports, benchmarks: for the card, as
+                ``model_card.CardFacts``.
 
         Raises:
             ValueError, PermissionError, ConnectionError: as ``publish.push``.
@@ -260,7 +277,13 @@ class Publishable:
         generates = hasattr(model, "transformer")
         if generates and base_model is None and find_base(model.origin.name):
             base_model = model.origin.name
-        facts = CardFacts(licence=licence, base_model=base_model, data=data, reports=reports)
+        facts = CardFacts(
+            licence=licence,
+            base_model=base_model,
+            data=data,
+            reports=reports,
+            benchmarks=benchmarks,
+        )
         with TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             draw = partial(draw_samples, model) if generates else None

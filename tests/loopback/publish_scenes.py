@@ -15,7 +15,8 @@ SERVER = serve(tempfile.mkdtemp())
 
 import numpy as np
 import pytest
-from huggingface_hub import ModelCard
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from tiny import make_generator, make_tokenizer, sentence
 from typer.testing import CliRunner
 
@@ -174,6 +175,43 @@ def test_the_card_says_what_it_is(folder, report):
         assert words in found.text
     assert f'ImageGenerator.from_pretrained("{REPO}")' in found.text
     assert {"recipe.json", "report.json"} <= set(files())
+
+
+BOARD = "bench/pictures"
+
+
+def entries(name, repo=REPO):
+    return yaml.safe_load(files(repo)[f".eval_results/{name}.yaml"].data)
+
+
+def test_scores_go_to_a_benchmark_that_is_named(folder, report):
+    given = ("--report", report, "--benchmark", f"fid={BOARD}:default")
+    assert run("push", folder, REPO, *given)[0] is None
+    (entry,) = parse_eval_result_entries(entries("bench--pictures-default"))
+    assert (entry.dataset_id, entry.task_id, entry.value) == (BOARD, "default", 1.25)
+    for words in ("metric fid", "images 1000", "ab" * 32, "protocol digits-1k-v1"):
+        assert words in entry.notes
+    assert card().data.eval_results[0].metric_value == 1.25  # the model-index stays
+    again = ("accuracy=bench/other:test",)
+    assert run("card", folder, REPO, *given, "--benchmark", *again)[0] is None
+    assert run("push", folder, REPO)[0] is None
+    assert entries("bench--other-test")[0]["value"] == 0.97
+
+
+def test_no_entry_without_a_benchmark(folder, report):
+    """The negative twin."""
+    assert run("push", folder, REPO, "--report", report)[0] is None
+    assert not [name for name in files() if name.startswith(".eval_results")]
+
+
+def test_a_data_set_of_the_hub_is_named_by_its_record(folder):
+    for name, ids in (("owner/photos", "owner/photos"), ("photos", None)):
+        data = {"dataset": name, "name": "tokens", "images": 12, "tokenizer": "c" * 64}
+        write_json(folder / "run.json", {"recipe": {"steps": 2}, "data": data})
+        assert run("card", folder, REPO, "--force")[0] is None
+        found = ModelCard((folder / "README.md").read_text())
+        assert found.data.datasets == ids
+        assert f"- Data: dataset {name}, name tokens, images 12." in found.text
 
 
 def test_leftovers_of_a_run_are_not_uploaded(folder):

@@ -32,6 +32,8 @@ PUBLISHED = {
     "rar-XL": (955_425_000, 250_000, 2048, 4e-4, None, Cosine(warmup=0.25, final=0.025)),
     "rar-XXL": (1_498_521_000, 250_000, 2048, 4e-4, None, Cosine(warmup=0.25, final=0.025)),
 }
+# VAR --fp16=1, LlamaGen --mixed-precision bf16, RAR mixed_precision "bf16".
+PRECISIONS = {"var": "fp16", "llamagen": "bf16", "rar": "bf16", "finetune": None}
 RAR_ROWS = 2146  # of the published tables that no sequence of 256 tokens reaches, and a mask row
 TABLES = {  # what the tokenizers say
     "var": {"scales": (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), "code_dim": 32, "vocab_size": 4096},
@@ -62,6 +64,19 @@ def test_the_published_figures(name):
         model = MODELS[family](config)
     unused = RAR_ROWS * config.width if family == "rar" else 0
     assert model.num_parameters() + unused == pytest.approx(parameters, rel=2e-4)
+
+
+@pytest.mark.parametrize("name", generator_recipe_names())
+def test_the_published_precision_is_the_default_and_no_is_float32(name):
+    assert read_generator_recipe(name).precision == PRECISIONS[name.partition("-")[0]]
+    assert read_generator_recipe(name, ["precision=no"]).precision == "no"
+
+
+def test_yaml_takes_no_for_false_and_a_text_field_takes_it_back(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: var-d16\nprecision: no\ncompile: no\n")
+    mine = read_generator_recipe(path)
+    assert (mine.precision, mine.compile) == ("no", False)
 
 
 def test_what_is_not_decayed_follows_from_the_family():

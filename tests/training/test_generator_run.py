@@ -15,6 +15,7 @@ from tiny import sentence
 from arimage.generator import ImageGenerator
 from arimage.pretrained import identity
 from arimage.training import checkpoints, session
+from arimage.training.generator_recipe import read_generator_recipe
 from arimage.training.loop import Loop
 from arimage.training.run_folder import LOSSES, read_lines
 
@@ -206,6 +207,18 @@ def test_checkpointing_repeats_what_was_dropped(tokens, whole, tmp_path):
     rows = [read_lines(out / LOSSES) for out in (whole["llama"], tmp_path / "run")]
     for a, b in zip(*rows, strict=True):
         assert a == pytest.approx(b, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["var-d16", "llamagen-B", "rar-B"])
+def test_a_published_recipe_runs_on_a_cpu(tokens, tmp_path, name):
+    sizes = ["depth=1", "width=16", "num_heads=1"] + ["mlp_hidden=16"] * (name != "var-d16")
+    few = ["steps=1", "batch_size=4", *(f"model.{size}" for size in sizes)]
+    data = tokens["multiscale_vq" if name == "var-d16" else "vq"]
+    if name == "var-d16":
+        with pytest.raises(ValueError, match="use bf16, or no for float32"):
+            go(data, tmp_path / "half", read_generator_recipe(name, few))
+        few.append("precision=no")
+    assert go(data, tmp_path / "run", read_generator_recipe(name, few)).finished
 
 
 def test_half_precision_learns_too(tokens, tmp_path):

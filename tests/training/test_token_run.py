@@ -7,6 +7,7 @@ import signal
 from multiprocessing import get_context
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel
 from arimage.images import center_crop, from_pixels, open_image
 from arimage.pretrained import identity
 from arimage.tokenizers.base import ImageTokenizer
-from arimage.training import token_run
+from arimage.training import image_files, token_run
 from arimage.training.token_data import INDEX, TOKENS, TokenData
 from arimage.training.token_run import TokenRun, run_in_processes
 from arimage.training.variants import VARIANTS, Augmentation
@@ -102,11 +103,35 @@ def test_labels_come_from_columns(tokenizer, tmp_path, kind):
     assert "image 2" in tokens.skipped[0]
 
 
+def test_the_id_of_a_hub_data_set_is_kept_whole(tokenizer, tmp_path, monkeypatch):
+    """And a local one has no path, also where it looks like an id."""
+    (tmp_path / "owner").mkdir()
+    shards = WRITERS["parquet"](tmp_path / "owner" / "photos", 4, 3)
+    monkeypatch.setattr(image_files, "find_shards", lambda path: [])
+    found = datasets.load_dataset("parquet", data_dir=str(shards), split="train")
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, **_: {"train": found})
+    tokens = go(tokenizer, "owner/photos", tmp_path / "tokens")
+    about = json.loads((tmp_path / "tokens" / INDEX).read_text())
+    assert about["data"]["name"] == tokens.dataset == tokens.describe()["dataset"] == "owner/photos"
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert go(tokenizer, "owner/photos", tmp_path / "local").dataset == "photos"
+
+
+def test_an_index_of_before_has_no_data_set_or_a_short_one(whole, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "tokens")
+    about = json.loads((out / INDEX).read_text())
+    del about["data"]
+    (out / INDEX).write_text(json.dumps(about))
+    assert TokenData(out).dataset is None
+    assert TokenData(out).identity == TokenData(whole).identity
+
+
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def sabotaged(tokenizer, data, out, name, count):
+def sabotaged(tokenizer, data, out, name, count, augment="flip"):
     """A run that a patch kills at the given call of a function."""
     torch.set_num_threads(1)
     home = PreTrainedModel if name == "tokenizer" else token_run
@@ -123,7 +148,7 @@ def sabotaged(tokenizer, data, out, name, count):
         return die()
 
     setattr(home, name, dying)
-    go(tokenizer, data, out, "flip")
+    go(tokenizer, data, out, augment)
 
 
 def kill(*arguments):
@@ -147,6 +172,14 @@ def test_a_killed_run_goes_on_bit_identically(tokenizer, data, whole, tmp_path, 
         kill(tokenizer, data, out, name, count)
     go(tokenizer, data, out, "flip")
     assert files_of(out) == files_of(whole)
+
+
+def test_twenty_crops_survive_a_kill(tokenizer, data, tmp_path):
+    kill(tokenizer, data, tmp_path / "tokens", "save_file", 1, "twenty_crop")
+    made = go(tokenizer, data, tmp_path / "tokens", "twenty_crop")
+    go(tokenizer, data, tmp_path / "whole", "twenty_crop")
+    assert files_of(tmp_path / "tokens") == files_of(tmp_path / "whole")
+    assert made.variants == 20
 
 
 def test_what_is_made_is_not_made_again(tokenizer, data, whole, tmp_path, monkeypatch):
@@ -274,8 +307,6 @@ def test_images_without_classes_are_refused_and_one_folder_is_one_class(tokenize
 def test_unknown_classes_of_a_test_split_are_refused(tokenizer, tmp_path, monkeypatch):
     folder = write_classes(tmp_path / "data", 4)
     minus = np.array([0, -1, -1, -1])
-    from arimage.training import image_files
-
     monkeypatch.setattr(image_files, "labels_of", lambda names: minus)
     with pytest.raises(ValueError, match="class labels from -1"):
         go(tokenizer, folder, tmp_path / "tokens")

@@ -7,6 +7,7 @@ from tiny import sentence
 
 from arimage.images import center_crop
 from arimage.training.augment import JITTER
+from arimage.training.token_data import variants_of
 from arimage.training.variants import VARIANTS, Augmentation
 
 
@@ -21,8 +22,8 @@ def mirrored(pixels):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_number_and_size_of_squares(name):
-    squares = Augmentation(name=name).squares(photograph(), 20, 0)
-    assert squares.shape == (Augmentation(name=name).variants, 20, 20, 3)
+    squares = Augmentation(name=name).squares(photograph(), 40, 0)
+    assert squares.shape == (Augmentation(name=name).variants, 40, 40, 3)
     assert squares.dtype == np.uint8
     assert len({square.tobytes() for square in squares}) == len(squares)
 
@@ -36,22 +37,35 @@ def test_the_first_square_is_the_centre(name):
         np.testing.assert_array_equal(squares[1], mirrored(centre))
 
 
+def five_and_five(size, side, middle):
+    """Corners and centre of a square of ``side`` pixels, and those of its mirror image."""
+    whole, at = np.asarray(center_crop(photograph(), side)), slice(middle, middle + size)
+    left, right = slice(None, size), slice(-size, None)
+    places = [(left, left), (left, right), (right, left), (right, right), (at, at)]
+    return [pixels[place] for pixels in (whole, mirrored(whole)) for place in places]
+
+
 @pytest.mark.parametrize(("size", "side", "middle"), [(16, 17, 0), (32, 35, 2), (256, 281, 12)])
 def test_ten_crops_are_corners_and_centres_of_a_larger_square(size, side, middle):
     """17 = int(1.1 * 16): the places left are 1, 3 and 25, half of which rounds to even."""
-    whole = np.asarray(center_crop(photograph(), side))
     found = Augmentation(name="ten_crop").squares(photograph(), size, 0)
-    at = slice(middle, middle + size)
-    for pixels, five in ((whole, found[:5]), (mirrored(whole), found[5:])):
-        top, bottom, left, right = (
-            pixels[:size],
-            pixels[-size:],
-            slice(None, size),
-            slice(-size, None),
-        )
-        expected = [top[:, left], top[:, right], bottom[:, left], bottom[:, right], pixels[at, at]]
-        for square, other in zip(five, expected, strict=True):
-            np.testing.assert_array_equal(square, other)
+    np.testing.assert_array_equal(found, np.stack(five_and_five(size, side, middle)))
+
+
+def test_twenty_crops_are_ten_of_either_range():
+    """int(1.1 * 256) = 281 and int(1.05 * 256) = 268."""
+    found = Augmentation(name="twenty_crop").squares(photograph(), 256, 0)
+    expected = five_and_five(256, 281, 12) + five_and_five(256, 268, 6)
+    np.testing.assert_array_equal(found, np.stack(expected))
+    assert Augmentation(name="twenty_crop").variants == 20
+
+
+def test_half_of_the_draws_are_from_either_range():
+    """4,000 images: both halves within five standard deviations, every square within six."""
+    drawn = variants_of(4000, 20, 0, 3)
+    assert abs((drawn >= 10).sum() - 2000) < 5 * 1000**0.5
+    assert np.abs(np.bincount(drawn, minlength=20) - 200).max() < 6 * 190**0.5
+    assert not np.array_equal(drawn, variants_of(4000, 20, 0, 4))
 
 
 def test_jittered_copies_follow_from_seed_and_image():

@@ -81,10 +81,10 @@ class Checkpoints:
         """
         self.clean()
         steps, problem = self.steps(), Exception()
-        options = {"map_location": "cpu", "weights_only": True, "mmap": mapped}
         for step in reversed(steps):
             try:
-                return torch.load(self.path(step) / STATE, **options)
+                file = self.path(step) / STATE
+                return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
             except Exception as error:  # a damaged file raises whatever its bytes lead to
                 problem = error
         if steps:

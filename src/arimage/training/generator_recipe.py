@@ -89,6 +89,33 @@ class LoraFields:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoreFields:
+    """FID while the generator trains: of its averaged weights, by its sampling defaults.
+
+    Attributes:
+        reference: the real set: a name of ``eval.references.KNOWN``, a file of statistics, images.
+        features: a name of ``FEATURES``, or "name=PATH" for its weights.
+        every: steps between scores; the last step is scored, too.
+        count: images, of the seeds 0, 1, ... and the classes in turn. A distance of so few is
+            higher than a published one, of 50,000: it ranks the steps of one run.
+        batch_size: images made together; scores of two sizes differ by rounding.
+    """
+
+    reference: str
+    features: str = "inception"
+    every: int = 5_000
+    count: int = 5_000
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        for name, least in (("every", 1), ("count", 2), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"got score.{name} {getattr(self, name)}; expected at least {least}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
 class GeneratorRecipe(RecipeFile):
     """All that decides what becomes of a transformer and tokens.
 
@@ -110,12 +137,13 @@ class GeneratorRecipe(RecipeFile):
             ``accelerate launch --use_fsdp --fsdp_version 2``.
         validation: share of the images that is held out where no other tokens are given.
         validate_every: steps between losses on held-out tokens.
+        score: None makes no image to score.
         save_every, keep: steps between saved states, and how many stay.
         sample_every: steps between sample sheets.
         seed: of everything that is drawn.
     """
 
-    nested: ClassVar = {"optimizer": GeneratorOptimizer, "lora": LoraFields}
+    nested: ClassVar = {"optimizer": GeneratorOptimizer, "lora": LoraFields, "score": ScoreFields}
 
     paper: str = ""
     steps: int
@@ -136,6 +164,7 @@ class GeneratorRecipe(RecipeFile):
     fsdp: bool = False
     validation: float = 0.0
     validate_every: int = 500
+    score: ScoreFields | None = None
     save_every: int = 500
     keep: int = 2
     sample_every: int = 500

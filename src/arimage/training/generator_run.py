@@ -34,6 +34,7 @@ from arimage.training.loop import Loop
 from arimage.training.lora import merged
 from arimage.training.processes import make_accelerator
 from arimage.training.run_folder import RunFolder
+from arimage.training.scoring import Scorer, recorded
 from arimage.training.session import (
     Outcome,
     Session,
@@ -111,7 +112,7 @@ def run_generator(run: GeneratorRun) -> Outcome:
     record = {
         "from": start_name(run.start),
         "start": None if start is None else identity(start.transformer),
-        "recipe": recipe.to_dict(),
+        "recipe": recorded(recipe),
         **tokens.describe(),
         "versions": versions("transformers"),
     }
@@ -128,6 +129,11 @@ def run_generator(run: GeneratorRun) -> Outcome:
         resumed(loop, folder, run.resume)
         settings = None if start is None else start.settings
         session = GeneratorSession(run, folder, loop, tokens, size, settings)
+        if recipe.score is not None:
+            plain = ImageGenerator(tokenizer, transformer, settings)  # its weights do not matter
+            session.scorer = Scorer(recipe.score, plain, run.out, accelerator)
+            record |= {"score": session.scorer.describe()}
+            folder.check(record, run.resume)
         session.begin(record)
         return session.run()
 
@@ -150,6 +156,7 @@ class GeneratorSession(Session):
         self.out, self.tokens, self.size, self.settings = run.out, tokens, size, settings
         self.every = run.recipe.validate_every
         self.recipe: GeneratorRecipe = run.recipe
+        self.scorer: Scorer | None = None
 
     def batches(self) -> Iterator[TokenBatch]:
         """This process' slice of every step from the next on."""
@@ -157,12 +164,18 @@ class GeneratorSession(Session):
         return self.tokens.data.batches(self.size, rank, world, self.loop.done, self.recipe.seed)
 
     def step(self, batch: TokenBatch) -> dict[str, float]:
-        """One step, and the held-out loss where it is due."""
+        """One step, and the held-out loss and the score where they are due."""
         measured = self.loop.step(batch)
-        done = self.loop.done
-        if self.tokens.held_out is None or (done % self.every and done != self.recipe.steps):
-            return measured
-        return measured | self.validate()
+        if self.tokens.held_out is not None and self._due(self.every):
+            measured |= self.validate()
+        if self.scorer is not None and self._due(self.scorer.every):
+            with self.eager(), self.loop.whole(everywhere=True):
+                measured |= self.scorer.score(self.generator())
+        return measured
+
+    def _due(self, every: int) -> bool:
+        """Whether the step that is behind is one of ``every``, or the last."""
+        return self.loop.done % every == 0 or self.loop.done == self.recipe.steps
 
     def validate(self) -> dict[str, float]:
         """Losses of the averaged model on all held-out tokens, shared by the processes."""

@@ -122,6 +122,12 @@ def undecoded(dataset: Any, *columns: str) -> Any:
     )
 
 
+def data_name(data: str | Path) -> str:
+    """What records call a data set: a hub id whole, a local one by its name, without the path."""
+    path = Path(data)
+    return path.resolve().name if path.exists() else str(data)
+
+
 def read_dataset(path: str, split: str | None, streaming: bool) -> Any:
     """The data set of ``datasets`` that a name means: parquet files or webdataset shards (a file,
     or a folder of them), a folder that ``datasets`` saved, or a hub id ("owner/name").

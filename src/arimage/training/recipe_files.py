@@ -153,7 +153,7 @@ def check_run_fields(recipe: Any, *more: str) -> None:
 
 
 def fitted(name: str, value: Any, kind: Any) -> Any:
-    """The value as the field's type; whole numbers are numbers.
+    """The value as the field's type; whole numbers are numbers, and YAML's "no" is a text again.
 
     Raises:
         ValueError: a value of another type.
@@ -162,6 +162,8 @@ def fitted(name: str, value: Any, kind: Any) -> Any:
     plain = [get_origin(each) or each for each in kinds]
     if float in plain and isinstance(value, int):
         return float(value)
+    if value is False and str in plain and bool not in plain:
+        return "no"  # precision: no
     booleans = isinstance(value, bool) and bool not in plain
     texts = isinstance(value, str) and str not in plain
     if booleans or texts or not isinstance(value, tuple(plain)):

@@ -1,6 +1,6 @@
 """A run's folder: what was asked for, what was measured, saved states, sample grids.
 
-run.json         recipe, data, start, versions: what ``--resume`` compares; cost
+run.json         recipe, data, start, versions, score: what ``--resume`` compares; cost
 losses.jsonl     one line per step
 samples/         grids of originals above reconstructions
 checkpoints/     the last states
@@ -19,6 +19,8 @@ RUN, LOSSES, SAMPLES, CHECKPOINTS = "run.json", "losses.jsonl", "samples", "chec
 UNCOMPARED = (
     *("versions", "cost"),
     *("recipe.save_every", "recipe.keep", "recipe.sample_every", "recipe.fsdp"),
+    *("recipe.score", "score.reference.name", "score.warnings"),  # the rest of score is compared
+    *("data.name", "data.dataset", "validation.name", "validation.dataset"),  # identities tell
 )
 
 
@@ -35,7 +37,7 @@ class RunFolder:
         self.checkpoints = Checkpoints(self.path / CHECKPOINTS, keep)
 
     def check(self, record: dict[str, Any], resume: bool) -> None:
-        """Whether a run may begin or go on here.
+        """Whether a run may begin or go on here; parts that only one of both has are not compared.
 
         Raises:
             FileExistsError: there is a run already and it is not to go on.
@@ -48,7 +50,10 @@ class RunFolder:
                 f"{self.path} holds a run already; go on with it by --resume, or choose another "
                 "folder"
             )
-        different = changed(read_json(self.path / RUN), record, UNCOMPARED)
+        before = read_json(self.path / RUN)
+        both = before.keys() & record.keys()
+        old, new = ({k: v for k, v in r.items() if k in both} for r in (before, record))
+        different = changed(old, new, UNCOMPARED)
         if different:
             key, (old, new) = next(iter(different.items()))
             others = list(different)[1:4]
@@ -59,8 +64,10 @@ class RunFolder:
             )
 
     def begin(self, record: dict[str, Any], done: int) -> None:
-        """Writes the record; forgets what was measured after step ``done``."""
-        write_json(self.path / RUN, record)
+        """Writes the record, beside parts of before that it lacks; forgets what was measured after
+        step ``done``."""
+        before = read_json(self.path / RUN) if (self.path / RUN).is_file() else {}
+        write_json(self.path / RUN, {**before, **record})
         losses = self.path / LOSSES
         text = "".join(json.dumps(row) + "\n" for row in read_lines(losses)[:done])
         if not losses.exists() or losses.read_text(encoding="utf-8") != text:

@@ -72,6 +72,7 @@ class TokenData:
         augmentation: how the variants were made.
         labels: classes of all images, int64.
         skipped: images that could not be read when the tokens were made, and why.
+        dataset: what the tokens are of, a hub id whole, other data by name; None in old folders.
 
     Raises:
         FileNotFoundError: no such folder, or one without tokens. ValueError: a broken one, or one
@@ -87,6 +88,7 @@ class TokenData:
         self.augmentation: dict[str, Any] = about["augmentation"]
         self.variants: int = about["variants"]
         self.skipped: list[str] = about["skipped"]
+        self.dataset: str | None = about.get("data", {}).get("name")
         self.num_slots, self.vocab_size = about["num_slots"], about["vocab_size"]
         shards = [Shard.open(self.folder / entry["file"], entry) for entry in about["shards"]]
         self._ids = [shard.ids for shard in shards]
@@ -209,6 +211,7 @@ class TokenData:
     def describe(self) -> dict[str, Any]:
         """Everything but the tokens, for the record of a run."""
         return {
+            "dataset": self.dataset,
             "name": self.folder.name,
             "identity": self.identity,
             "images": len(self),

@@ -26,6 +26,7 @@ from arimage.pretrained import check_device, identity
 from arimage.records import changed
 from arimage.shares import own_gpu, own_share
 from arimage.tokenizers.base import ImageTokenizer
+from arimage.training.image_files import data_name
 from arimage.training.images import too_many_broken
 from arimage.training.token_data import FORMAT, INDEX, TOKENS, TokenData
 from arimage.training.token_encoder import BATCH, Encoded, Encoder, classes_of, open_indexed
@@ -158,7 +159,7 @@ class Encoding:
         self.labels, self.num_classes, self.class_names = classes_of(self.images.files, run.data)
         self.record = {
             "tokenizer": identity(tokenizer),
-            "data": {"name": Path(run.data).name, "identity": self.images.identity},
+            "data": {"name": data_name(run.data), "identity": self.images.identity},
             "augmentation": run.augmentation.describe(),
             "shard_size": run.shard_size,
             "batch_size": run.batch_size,

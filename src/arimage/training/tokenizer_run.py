@@ -18,6 +18,7 @@ from arimage.pretrained import identity
 from arimage.shapes import UInt8
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.tokenizers.stages import sample_grid
+from arimage.training.image_files import data_name
 from arimage.training.images import ImageBatch, ImageData, TrainingImages, open_images
 from arimage.training.loop import Loop, step_seed
 from arimage.training.objective import Images
@@ -192,7 +193,7 @@ def _record(run: TokenizerRun, images: TrainingImages) -> dict[str, Any]:
         "quantizer": run.quantizer,
         "recipe": run.recipe.to_dict(),
         "data": {
-            "name": Path(run.data).name,
+            "name": data_name(run.data),
             "identity": images.identity,
             "images": images.count,
         },

@@ -5,6 +5,11 @@
 | none | 1 | the centre, as in all evaluations here |
 | flip | 2 | the centre, and it mirrored: LlamaGen's without ``--ten-crop`` |
 | ten_crop | 10 | corners and centre of a square 1.1 times as large, and of its mirror image |
+| twenty_crop | 20 | those, then ten of a square 1.05 times as large; half of all draws from each |
+
+LlamaGen makes the second ten in a run of its own (``--crop-range 1.05``, a folder ``ten_crop_105``)
+and its training takes one of the two with equal chances, then one of ten crops
+(FoundationVision/LlamaGen@ce98ec4 dataset/imagenet.py): a uniform draw of the twenty.
 
 Centres are ADM's (``images.center_crop``), as in LlamaGen (arXiv 2406.06525):
 FoundationVision/LlamaGen@ce98ec4 autoregressive/train/extract_codes_c2i.py.
@@ -26,9 +31,9 @@ from arimage.training.augment import JITTER, jitter_images
 from arimage.training.crops import JITTERED, random_stream
 from arimage.training.image_files import ImageFiles
 
-ZOOM = (
-    1.1  # FoundationVision/LlamaGen@ce98ec4 autoregressive/train/extract_codes_c2i.py: crop_range
-)
+# FoundationVision/LlamaGen@ce98ec4: crop_range of autoregressive/train/extract_codes_c2i.py, and
+# that of the folder ten_crop_105 in dataset/imagenet.py.
+ZOOM, SECOND_ZOOM = 1.1, 1.05
 Squares = UInt8[np.ndarray, "k size size 3"]
 
 
@@ -41,9 +46,9 @@ def _flip(image: Image.Image, size: int) -> Squares:
     return np.stack([pixels, pixels[:, ::-1]])
 
 
-def _ten_crop(image: Image.Image, size: int) -> Squares:
+def _ten_crop(image: Image.Image, size: int, zoom: float = ZOOM) -> Squares:
     """In the order of torchvision.transforms.TenCrop."""
-    pixels = np.asarray(center_crop(image, int(size * ZOOM)))
+    pixels = np.asarray(center_crop(image, int(size * zoom)))
     far = len(pixels) - size
     middle = round(far / 2)  # half to even, as torchvision's center_crop
     corners = [(0, 0), (0, far), (far, 0), (far, far), (middle, middle)]
@@ -51,10 +56,15 @@ def _ten_crop(image: Image.Image, size: int) -> Squares:
     return np.stack([p[y : y + size, x : x + size] for p in sides for y, x in corners])
 
 
+def _twenty_crop(image: Image.Image, size: int) -> Squares:
+    return np.concatenate([_ten_crop(image, size), _ten_crop(image, size, SECOND_ZOOM)])
+
+
 VARIANTS: dict[str, tuple[int, Callable[[Image.Image, int], Squares]]] = {
     "none": (1, _none),
     "flip": (2, _flip),
     "ten_crop": (10, _ten_crop),
+    "twenty_crop": (20, _twenty_crop),
 }
 
 
