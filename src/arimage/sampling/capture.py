@@ -71,7 +71,7 @@ class CudaGraphs:
         if device.type != "cuda":
             raise ValueError(
                 f"compile mode 'graphs' needs CUDA and the models are on {device}; move them with "
-                "to('cuda'), or use 'compile' or 'off'"
+                "to('cuda'), or use 'off'"
             )
         self.device, self.pool = device, torch.cuda.graph_pool_handle()
 

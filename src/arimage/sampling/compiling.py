@@ -42,13 +42,18 @@ class Compilable:
             The generator itself. Moving it turns compilation off.
 
         Raises:
-            KeyError: an unknown mode. ValueError: "graphs" without CUDA.
+            KeyError: an unknown mode. ValueError: "graphs" or "compile" without CUDA.
         """
         device = self.transformer.device
         if mode is None:
             mode = "graphs" if device.type == "cuda" else OFF
         if mode != OFF and mode not in CAPTURES:
             raise KeyError(unknown_name("compile mode", mode, [OFF, *CAPTURES]))
+        if mode == "compile" and device.type != "cuda":
+            raise ValueError(
+                f"compile mode 'compile' needs CUDA and the models are on {device}; move them with "
+                "to('cuda'), or use 'off'"
+            )
         made = None if mode == OFF else Captures(CAPTURES[mode](device))
         if self.captures is not None:
             self.captures.free()

@@ -28,7 +28,6 @@ class Branch:
         context: of all rows.
         cache: of all rows; None where the order keeps none.
         guidance: scale and schedule.
-        first: hidden states of the first step, where they are known and the cache has its rows.
         kept_as: of keys and values, ``Settings.cache_dtype``.
     """
 
@@ -36,7 +35,6 @@ class Branch:
     context: Context
     cache: Cache | None
     guidance: Guidance
-    first: Tensor | None = None
     kept_as: str | None = None
 
     @classmethod
@@ -78,10 +76,7 @@ class Branch:
         if guided:
             step = step.tiled(2)
             inputs = None if inputs is None else torch.cat([inputs, inputs])
-        if self.first is not None and step.start == 0:
-            hidden = self.first
-        else:
-            hidden = self.model(inputs, context, step, cache)
+        hidden = self.model(inputs, context, step, cache)
         if guided:  # the head is affine, so mixing before it halves its work
             hidden = hidden[batch:] + times(hidden[:batch] - hidden[batch:], s)
         return self.model.head(hidden).float()
