@@ -250,7 +250,7 @@ def test_modes_have_names():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without CUDA")
 def test_graphs_need_cuda():
-    with pytest.raises(ValueError, match="'compile' needs CUDA .* use 'off'"):
+    with pytest.raises(ValueError, match=r"'compile' needs CUDA .* use 'off'"):
         make_generator("llama", "raster").compile("compile")
     with pytest.raises(ValueError, match="needs CUDA") as caught:
         make_generator("llama", "raster").compile("graphs")
