@@ -259,7 +259,9 @@ def test_graphs_need_cuda():
 
 def test_joined_biases_are_the_blocks_own():
     model = make_model("var", "next_scale")
-    context = model.prepare(torch.tensor([0, 1, 2]))
+    assert model.prepare(torch.tensor([0])).biases is None  # gradients go through the blocks
+    with torch.no_grad():
+        context = model.prepare(torch.tensor([0, 1, 2]))
     for block, bias in zip(model.blocks, context.biases, strict=True):
         q, k, v = bias.chunk(3)
         assert torch.equal(q, block.q_bias)

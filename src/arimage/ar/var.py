@@ -64,12 +64,13 @@ class VARConfig(BackboneConfig):
 class VARContext(Context):
     """prefix (r, 1, width); blocks (r, depth, 6, width); out (r, 2, width): adaLN tables.
 
-    biases (depth, 3 width): of q, k and v, of all rows alike.
+    biases (depth, 3 width): of q, k and v, of all rows alike; None where gradients are wanted,
+    since parameters that are shared out (FSDP) are whole inside their block alone.
     """
 
     blocks: Tensor
     out: Tensor
-    biases: Tensor
+    biases: Tensor | None
 
     def rows(self, count: int) -> "VARContext":
         """The first ``count`` rows."""
@@ -99,11 +100,15 @@ class Block(GradientCheckpointingLayer):
         self,
         x: Float[Tensor, "r m width"],
         table: Float[Tensor, "r 6 width"],
-        bias: Float[Tensor, " threewidth"],
+        bias: Float[Tensor, " threewidth"] | None,
         step: Step,
         cache: Cache | None,
     ) -> Float[Tensor, "r m width"]:
-        """``table`` rows: gate, gate, scale, scale, shift, shift (attention, MLP)."""
+        """``table`` rows: gate, gate, scale, scale, shift, shift (attention, MLP).
+
+        ``bias``: what ``self.bias()`` makes, if it was made before.
+        """
+        bias = self.bias() if bias is None else bias
         gate_a, gate_m, scale_a, scale_m, shift_a, shift_m = table.unsqueeze(2).unbind(1)
         h = modulate(self.norm(x), scale_a, shift_a)
         x = torch.addcmul(x, gate_a, self.dropout(self.attention(h, bias, step, cache)))
@@ -183,7 +188,8 @@ class VARModel(Backbone):
             tables = [linear(active).unflatten(-1, shape) for linear in self.modulations]
             blocks = torch.stack(tables, dim=1)
         out = self.out_modulation(active).unflatten(-1, (2, self.config.width))
-        biases = torch.stack([block.bias() for block in self.blocks])
+        made = not torch.is_grad_enabled()
+        biases = torch.stack([block.bias() for block in self.blocks]) if made else None
         return VARContext(condition.unsqueeze(1) + self.start, blocks, out, biases)
 
     def forward(
@@ -199,7 +205,8 @@ class VARModel(Backbone):
         scale = scale_of_slot(tuple(self.config.scales), x.device)[step.positions]
         x = x + self.position_embedding(step.positions) + self.scale_embedding(scale)
         for layer, block in enumerate(self.blocks):
-            x = block(x, context.blocks[:, layer], context.biases[layer], step, cache)
+            bias = None if context.biases is None else context.biases[layer]
+            x = block(x, context.blocks[:, layer], bias, step, cache)
         scale, shift = context.out.unsqueeze(2).unbind(1)
         return modulate(self.norm(step.read(x)), scale, shift)
 
