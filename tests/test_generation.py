@@ -275,11 +275,11 @@ def test_a_batch_that_does_not_fit_is_halved_also_after_a_kill(
 ):
     sampled = []
 
-    def scarce(branches, order, sampler, noise, known=None):
+    def scarce(branches, order, sampler, noise, known=None, run=None):
         sampled.append(noise.batch)
         if noise.batch > 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return generate(branches, order, sampler, noise, known)
+        return generate(branches, order, sampler, noise, known, run)
 
     monkeypatch.setattr("arimage.generator.generate", scarce)
     with pytest.warns(RuntimeWarning, match="memory ran out with 2 images at once"):

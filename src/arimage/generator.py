@@ -313,7 +313,7 @@ class ImageGenerator(Compilable, Publishable):
         budget = budget_bytes(memory_budget, self.device, self.held_bytes)
         return fitting_batch(one, budget, *self.transformer.table_bytes)
 
-    def _fit(self, batch_size: int | None, budget: float | None, settings: dict[str, Any]) -> Fit:
+    def _fit(self, batch_size: int | None, budget: float | int | None, settings: Any) -> Fit:
         return Fit.of(batch_size, partial(self.plan, budget, **settings), self._shared(settings))
 
     def stream(

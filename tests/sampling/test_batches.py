@@ -75,10 +75,10 @@ def test_a_generator_makes_the_same_images_after_memory_ran_out(monkeypatch):
     generator = make_generator("var", "next_scale")
     expected = generator([0, 1, 2, 0, 1], seeds=3, batch_size=2)
 
-    def scarce(branches, order, sampler, noise, known=None):
+    def scarce(branches, order, sampler, noise, known=None, run=None):
         if noise.batch > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return generate(branches, order, sampler, noise, known)
+        return generate(branches, order, sampler, noise, known, run)
 
     monkeypatch.setattr("arimage.generator.generate", scarce)
     with pytest.warns(RuntimeWarning, match="going on with 2"):
