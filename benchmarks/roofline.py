@@ -81,7 +81,7 @@ class Sizes:
         depth, width, hidden, vocab_size: as in its config.
         gated: whether the hidden layer has a gate (three matrices instead of two).
         modulated: whether adaLN exists; ``per_position``: a table row for each position.
-        groups: tokens of each step.
+        groups: positions of each step.
     """
 
     depth: int
@@ -104,6 +104,7 @@ class Sizes:
             )
         scaled = family == "var"
         groups = [side**2 for side in config.scales] if scaled else [1] * math.prod(config.grid)
+        groups[0] += family == "rar"  # its sequence begins with a start token before the class
         return cls(
             depth=config.depth,
             width=config.width,
@@ -146,7 +147,7 @@ def transformer_steps(
     sizes, rows = Sizes.of(config), batch * (1 + guided)
     prepared = rows
     if sizes.per_position:  # the null class is one for all images
-        prepared = (batch + guided) * (len(sizes.groups) + 1)
+        prepared = (batch + guided) * sum(sizes.groups)
     tables = Work(
         (sizes.table_weights + prepared * sizes.table_values) * itemsize,
         2 * sizes.table_weights * prepared,

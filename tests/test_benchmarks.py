@@ -22,7 +22,7 @@ import static_llama  # noqa: E402
 import summary  # noqa: E402
 import systems  # noqa: E402
 
-TOLERANCE = 0.01  # the figures have three digits, and RAR's first step is rounded otherwise in them
+TOLERANCE = 0.005  # the figures have three digits: 1.31 says no more
 # model, config: ms of the transformer at batch 1; images/s at batch 64, the decoder included for
 # var alone. Counted by hand from the published sizes for 4.8 TB/s and 790 TFLOP/s.
 GOLDEN = {

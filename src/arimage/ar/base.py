@@ -228,7 +228,9 @@ class CacheShape:
 @dataclass(frozen=True)
 class Context:
     """All that depends on the condition alone, made once per call; every tensor has rows first.
-    prefix: (r, prefix_length, width) embeddings of the first positions."""
+
+    prefix: (r, prefix_length, width) embeddings of the first positions.
+    """
 
     prefix: Tensor
 
@@ -273,8 +275,10 @@ class Backbone(Quantizable, ArimageModel):
 
     @property
     def table_bytes(self) -> tuple[int, int]:
-        """Bytes that ``prepare`` keeps for each distinct condition, and the most for all of them;
-        what it keeps for each row is small and not counted."""
+        """Bytes that ``prepare`` keeps for each distinct condition, and the most for all of them.
+
+        What it keeps for each row is small and not counted.
+        """
         return 0, 0
 
     @abstractmethod

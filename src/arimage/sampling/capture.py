@@ -68,11 +68,6 @@ class CudaGraphs:
     """
 
     def __init__(self, device: torch.device) -> None:
-        if device.type != "cuda":
-            raise ValueError(
-                f"compile mode 'graphs' needs CUDA and the models are on {device}; move them with "
-                "to('cuda'), or use 'off'"
-            )
         self.device, self.pool = device, torch.cuda.graph_pool_handle()
 
     def __call__(self, body: Body, buffers: Buffers) -> Replay:

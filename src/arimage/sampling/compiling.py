@@ -16,6 +16,7 @@ from arimage.sampling.settings import Settings
 
 G = TypeVar("G", bound="Compilable")
 OFF = "off"
+NEED_CUDA = ("graphs", "compile")  # Inductor cannot take oneDNN's products on a CPU
 
 
 class Compilable:
@@ -49,9 +50,9 @@ class Compilable:
             mode = "graphs" if device.type == "cuda" else OFF
         if mode != OFF and mode not in CAPTURES:
             raise KeyError(unknown_name("compile mode", mode, [OFF, *CAPTURES]))
-        if mode == "compile" and device.type != "cuda":
+        if mode in NEED_CUDA and device.type != "cuda":
             raise ValueError(
-                f"compile mode 'compile' needs CUDA and the models are on {device}; move them with "
+                f"compile mode {mode!r} needs CUDA and the models are on {device}; move them with "
                 "to('cuda'), or use 'off'"
             )
         made = None if mode == OFF else Captures(CAPTURES[mode](device))

@@ -20,6 +20,7 @@ from arimage.ar.orders.base import Order
 from arimage.shapes import Bool, Int
 
 BUCKET = 64  # positions; a graph for each, and on average half a bucket is read in vain
+TABLES = ("positions", "slots", "holds")  # of a step, where several share a graph
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,6 @@ class Group:
             mask=mask,
             holds=holds,
         )
-
-
-TABLES = ("positions", "slots", "holds")
 
 
 def padded_mask(step: Step, visible: int) -> Bool[Tensor, "m visible"]:

@@ -119,9 +119,9 @@ def generate(
     while (step := order.next_step(state)) is not None:
         state = (run or advance)(branches, order, sampler, noise, state, step)
         if state.ids.device.type == "cpu":
-            check_finite(state, step)
+            check_finite(state, order.num_steps)
         yield state
-    check_finite(state, order.step(order.num_steps - 1))
+    check_finite(state, order.num_steps)
 
 
 @torch.no_grad()
@@ -147,11 +147,11 @@ def first_broken(logits: Tensor, step: Step, before: Tensor | None) -> Tensor:
     return torch.where(fine, none, none.clamp_max(step.index))
 
 
-def check_finite(state: State, step: Step) -> None:
-    """Raises FloatingPointError if a step up to this one is broken; the one wait for the device."""
-    broken = step.num_steps if state.broken is None else int(state.broken)
-    if broken < step.num_steps:
+def check_finite(state: State, num_steps: int) -> None:
+    """Raises FloatingPointError if a step so far is broken; the one wait for the device."""
+    broken = num_steps if state.broken is None else int(state.broken)
+    if broken < num_steps:
         raise FloatingPointError(
-            f"NaN or infinity in the logits at step {broken + 1} of {step.num_steps}: the "
+            f"NaN or infinity in the logits at step {broken + 1} of {num_steps}: the "
             "weights hold NaN or the dtype overflows; check the checkpoint or use float32"
         )

@@ -43,8 +43,8 @@ def image_bytes(
     read = cache_dtype(model.dtype, model.device, order).itemsize
     layer = 2 * shape.heads * shape.head_dim * order.length  # values
     cache = shape.layers * layer * read
-    if kept_as is not None:  # and one layer at a time in the dtype that attention reads
-        cache = shape.layers * layer * CACHE_DTYPES[kept_as].itemsize + layer * read
+    if kept_as is not None:  # and one layer at a time in the model's dtype
+        cache = shape.layers * layer * CACHE_DTYPES[kept_as].itemsize + layer * size
     widest = max(model.prefix_rows, *(step.stop - step.start for step in steps))
     activations = widest * model.config.width * ACTIVATIONS * size
     logits = max(step.predicts for step in steps) * model.config.vocab_size * LOGIT_BYTES

@@ -1,13 +1,18 @@
 """What all trainers share: how fast to train, what a loss is, its record."""
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from arimage.training.schedules import Cosine, Schedule, half_cosine
+
+META = torch.device("meta")
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,3 +132,14 @@ def parameter_groups(model: nn.Module, undecayed: Sequence[str] = ()) -> list[di
             free = parameter.ndim <= 1 or name.endswith("bias")
             groups[free or not set(undecayed).isdisjoint(name.split("."))].append(parameter)
     return [{"params": params, "decayed": not i} for i, params in enumerate(groups)]
+
+
+def on_meta(module: M) -> M:
+    """A copy whose parameters and buffers have shapes and no values; the original is not copied."""
+    memo: dict[int, Tensor] = {}
+    for parameter in module.parameters():
+        empty = torch.empty_like(parameter, device=META)
+        memo[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
+    for buffer in module.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device=META)
+    return copy.deepcopy(module, memo)

@@ -9,12 +9,10 @@ mask hides: the usual convention (arXiv 2204.02311, appendix B), which no kernel
 Sampling has no masks but counts of its own: a step's keys are those in the cache by then.
 """
 
-import copy
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +23,8 @@ from arimage.ar.orders.base import Order
 from arimage.sampling.guidance import Guidance
 from arimage.sampling.loop import Branch
 from arimage.sampling.noise import PerImageNoise
+from arimage.training.common import META, on_meta
 from arimage.training.generator_task import Teaching
-
-META = torch.device("meta")
-M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -108,7 +104,7 @@ def generation_flops(
     for index in range(order.num_steps):
         step = order.next_step(dataclasses.replace(state, step=index))
         assert step is not None
-        guided = index <= guidance.last_active(order.num_steps)
+        guided = guidance.guides(index, order.num_steps)
         alike[len(step.positions), step.predicts, guided, index == 0].append(step)
 
     def count(step: Step) -> int:
@@ -141,17 +137,6 @@ def distinct_classes(transformer: Backbone, rows: int) -> Tensor:
             "of classes"
         )
     return torch.arange(rows) % transformer.config.num_classes
-
-
-def on_meta(module: M) -> M:
-    """A copy whose parameters and buffers have shapes and no values; the original is not copied."""
-    memo: dict[int, Tensor] = {}
-    for parameter in module.parameters():
-        empty = torch.empty_like(parameter, device=META)
-        memo[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
-    for buffer in module.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device=META)
-    return copy.deepcopy(module, memo)
 
 
 def moved(step: Step) -> Step:

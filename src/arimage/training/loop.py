@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel
 
-from arimage.training.common import Loss, Recipe, parameter_groups
+from arimage.training.common import Loss, Recipe, on_meta, parameter_groups
 from arimage.training.processes import make_accelerator
 from arimage.training.sharding import (
-    blank_copy,
     filled,
     is_sharded,
     optimizer_shares,
@@ -136,7 +135,7 @@ class Loop:
         self.done = 0
         self.modules: dict[str, nn.Module] = {}
         self.optimizers: dict[str, Any] = {}
-        self.blank = blank_copy(task.model) if is_sharded(self.accelerator) else None
+        self.blank = on_meta(task.model) if is_sharded(self.accelerator) else None
         self._whole: nn.Module | None = None
         for player in task.players:
             self._prepare(player)

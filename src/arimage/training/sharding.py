@@ -138,15 +138,6 @@ def autocast(accelerator: "Accelerator", forward: Callable[..., Any]) -> Callabl
     return under
 
 
-def blank_copy(model: nn.Module) -> nn.Module:
-    """A copy whose parameters have shapes and no memory."""
-    blank = {
-        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
-        for p in model.parameters()
-    }
-    return copy.deepcopy(model, blank)
-
-
 def sharded_average(blank: nn.Module, model: nn.Module, move: Any) -> AveragedModel:
     """As ``AveragedModel(model, multi_avg_fn=move)``, of this process' shares."""
     average = AveragedModel(blank, multi_avg_fn=move)
