@@ -86,6 +86,21 @@ TINY_MODELS = {
             {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
         ),
     ),
+    "par": TinyModel(
+        "vq",
+        (
+            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
+            {"grid": (2, 6), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
+            {
+                "grid": (3, 6),
+                "vocab_size": 9,
+                "depth": 4,
+                "width": 8,
+                "num_heads": 1,
+                "regions": 9,
+            },
+        ),
+    ),
     "var": TinyModel(
         "multiscale_vq",
         (
@@ -318,6 +333,7 @@ class ToyFuser:
 def make_order(model: Any, **options: Any) -> Any:
     """The model's order over a toy fuser with the model's slots."""
     fuser = ToyFuser(model.slots.grids, model.config.vocab_size, model.code_dim or 4)
+    options = model.order_options | options
     return ORDERS[model.config.order](fuser, model.prefix_length, "cpu", **options)
 
 

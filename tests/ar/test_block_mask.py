@@ -23,6 +23,7 @@ LARGE = {
     "raster": [((16, 16),), ((9, 15),)],
     "random": [((9, 15),)],
     "masked": [((16, 16),)],
+    "regions": [((16, 16),)],
 }
 CASES = [
     (name, grids, prefix)

@@ -6,11 +6,12 @@ import pytest
 import torch
 from tiny import MODEL_CASES, ToyFuser, make_model, make_order, sentence
 
-from arimage.ar.base import CONTENT, PREFIX, UNKNOWN, Draw, Known
+from arimage.ar.base import CONTENT, PREFIX, QUERY, UNKNOWN, Draw, Known
 from arimage.ar.orders.masked import MaskedOrder
 from arimage.ar.orders.next_scale import NextScaleOrder
 from arimage.ar.orders.random import RandomOrder
 from arimage.ar.orders.raster import RasterOrder
+from arimage.ar.orders.regions import RegionOrder
 from arimage.ar.registry import ORDERS
 from arimage.sampling.noise import PerImageNoise
 from arimage.slots import square_grids
@@ -19,6 +20,7 @@ GRIDS = {
     "raster": [((2, 3),), ((4, 4),), ((1, 1),)],
     "random": [((2, 3),), ((4, 4),), ((1, 1),)],
     "masked": [((2, 3),), ((4, 4),)],
+    "regions": [((2, 6),), ((4, 4),), ((2, 2),)],  # 4 of them
     "next_scale": [square_grids((1, 2, 3)), square_grids((1, 3, 4, 5)), ((1, 1),)],
 }
 CASES = [(name, grids, prefix) for name in ORDERS for grids in GRIDS[name] for prefix in (1, 3)]
@@ -33,7 +35,18 @@ def groups_of(name, grids):
     sizes = [h * w for h, w in grids]
     if name == "next_scale":
         return [range(sum(sizes[:k]), sum(sizes[: k + 1])) for k in range(len(sizes))]
+    if name == "regions":
+        return in_regions(*grids[0])
     return [range(i, i + 1) for i in range(sum(sizes))]
+
+
+def in_regions(height, width):
+    """Upper left cells of the 4 quarters one by one; then each next cell of all quarters."""
+    down, across = height // 2, width // 2
+    corners = [y * width + x for y in (0, down) for x in (0, across)]
+    cells = [y * width + x for y in range(down) for x in range(across)]
+    together = [[corner + cell for corner in corners] for cell in cells]
+    return [[corner] for corner in corners] + together[1:]
 
 
 def rule(name, grids, prefix):
@@ -46,6 +59,12 @@ def rule(name, grids, prefix):
         return torch.ones(length, length, dtype=torch.bool)
     if name in ("raster", "random"):
         return torch.ones(length, length, dtype=torch.bool).tril()
+    if name == "regions":
+        group = [0] * prefix + [1, 2, 3] + [4 + i // 4 for i in range(length - prefix - 3)]
+        place, index = torch.tensor(group), torch.arange(length)
+        return (place[None] < place[:, None]) | (
+            (place[None] == place[:, None]) & ((place > 0) | (index[None] <= index[:, None]))
+        )
     scale = [0] * (prefix - 1)
     for k, slots in enumerate(groups_of(name, grids)):
         scale += [k] * len(slots)
@@ -97,7 +116,14 @@ def test_descriptors_tell_the_prefix_from_the_content_and_where_it_is(name, grid
     places = order.describe()
     assert len(places) == order.length
     kinds = [PREFIX] * prefix + [CONTENT] * (order.length - prefix)
+    if name == "regions":
+        kinds[prefix + 4 : prefix + 7] = [QUERY] * len(kinds[prefix + 4 : prefix + 7])
+        held = order.full_step().holds.clamp_min(0)
+        assert places.row.tolist() == order.fuser.slots.row[held].tolist()
+        assert places.column.tolist() == order.fuser.slots.column[held].tolist()
     assert places.kind.tolist() == kinds
+    if name == "regions":
+        return
     table = order.fuser.slots
     first = prefix - 1 if name == "next_scale" else prefix
     fed = order.length - first
@@ -311,5 +337,22 @@ def test_the_registry_leads_to_these_orders():
         "random": RandomOrder,
         "masked": MaskedOrder,
         "next_scale": NextScaleOrder,
+        "regions": RegionOrder,
     }
     assert {name: ORDERS[name] for name in ORDERS} == bound
+
+
+def test_a_lesson_in_regions_feeds_what_generation_feeds():
+    order = bind("regions", ((4, 4),))
+    ids, given = lesson(order)
+    assert torch.equal(given.targets, ids[:, order.path])
+    assert given.counts.all()
+    state, seen = order.start(PerImageNoise(range(6), "cpu")), []
+    for index in range(order.num_steps):
+        step = order.step(index)
+        seen.append(order.inputs(state, step))
+        draw = Draw(ids[:, step.slots], torch.zeros(6, step.predicts))
+        state = order.commit(state, step, draw, PerImageNoise(range(6), "cpu"))
+    assert torch.equal(state.ids, ids)
+    assert torch.equal(torch.cat(seen[1:], dim=1), given.inputs)
+    assert given.inputs[0, 4:7].tolist() == [UNKNOWN, UNKNOWN - 1, UNKNOWN - 2]

@@ -41,6 +41,11 @@ class LlamaConfig(GridConfig):
     mlp_hidden: int = 384
     norm_eps: float = 1e-5
 
+    @property
+    def extra_tokens(self) -> int:
+        """Rows after the vocabulary: the mask token."""
+        return int(self.order == "masked")
+
     def validate_rotary(self) -> None:
         """Half of the rotary pairs turn with the row, half with the column."""
         if self.head_dim % 4:
@@ -126,9 +131,8 @@ class LlamaModel(Backbone):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
-        mask_row = int(config.order == "masked")
         self.add_condition(config)
-        self.token_embedding = nn.Embedding(config.vocab_size + mask_row, config.width)
+        self.token_embedding = nn.Embedding(config.vocab_size + config.extra_tokens, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
         self.norm = RMSNorm(config.width, config.norm_eps)
@@ -162,7 +166,7 @@ class LlamaModel(Backbone):
         if step.start == 0:
             x = torch.cat([context.prefix, x], dim=1)
         x = self.dropout(x)  # (r, m, width)
-        table = self.rotary_table(step.positions.device)[step.positions]
+        table = self.rotary(step)
         for block in self.blocks:
             x = block(x, table, step, cache)
         return self.norm(step.read(x))
@@ -183,12 +187,17 @@ class LlamaModel(Backbone):
         return self.norm(x[:, -1:])
 
     def embed(self, ids: Int[Tensor, "r m"]) -> Float[Tensor, "r m width"]:
-        """Token ids, UNKNOWN for the mask token, to vectors."""
-        return self.token_embedding(ids.masked_fill(ids == UNKNOWN, self.config.vocab_size))
+        """Token ids to vectors; UNKNOWN and below are the rows after the vocabulary."""
+        rows = torch.where(ids < 0, self.config.vocab_size + UNKNOWN - ids, ids)
+        return self.token_embedding(rows)
 
     def head(self, hidden: Float[Tensor, "r n width"]) -> Float[Tensor, "r n vocab"]:
         """A linear layer without bias."""
         return self.output(hidden)
+
+    def rotary(self, step: Step) -> Float[Tensor, "m half 2"]:
+        """cos and sin of the step's positions."""
+        return self.rotary_table(step.positions.device)[step.positions]
 
     def rotary_table(self, device: torch.device) -> Float[Tensor, "n half 2"]:
         """cos and sin of every sequence position."""

@@ -18,6 +18,7 @@ MODELS: Registry[type[Backbone]] = Registry(
         "llama": "arimage.ar.llama:LlamaModel",
         "llama_text": "arimage.ar.llama_text:LlamaTextModel",
         "rar": "arimage.ar.rar:RARModel",
+        "par": "arimage.ar.par:PARModel",
     },
 )
 
@@ -28,6 +29,7 @@ ORDERS: Registry[type[Order]] = Registry(
         "random": "arimage.ar.orders.random:RandomOrder",
         "next_scale": "arimage.ar.orders.next_scale:NextScaleOrder",
         "masked": "arimage.ar.orders.masked:MaskedOrder",
+        "regions": "arimage.ar.orders.regions:RegionOrder",
     },
 )
 
@@ -38,5 +40,6 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "llamagen": "arimage.ar.convert.llamagen:LlamaGenLayout",
         "llamagen_text": "arimage.ar.convert.llamagen:LlamaGenTextLayout",
         "rar": "arimage.ar.convert.rar:RARLayout",
+        "par": "arimage.ar.convert.par:PARLayout",
     },
 )
