@@ -101,6 +101,14 @@ TINY_MODELS = {
             },
         ),
     ),
+    "randar": TinyModel(
+        "vq",
+        (
+            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
+            {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
+            {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
+        ),
+    ),
     "var": TinyModel(
         "multiscale_vq",
         (

@@ -24,6 +24,7 @@ LARGE = {
     "random": [((9, 15),)],
     "masked": [((16, 16),)],
     "regions": [((16, 16),)],
+    "instructed": [((9, 15),)],
 }
 CASES = [
     (name, grids, prefix)

@@ -7,6 +7,7 @@ import torch
 from tiny import MODEL_CASES, ToyFuser, make_model, make_order, sentence
 
 from arimage.ar.base import CONTENT, PREFIX, QUERY, UNKNOWN, Draw, Known
+from arimage.ar.orders.instructed import InstructedOrder
 from arimage.ar.orders.masked import MaskedOrder
 from arimage.ar.orders.next_scale import NextScaleOrder
 from arimage.ar.orders.random import RandomOrder
@@ -20,6 +21,7 @@ GRIDS = {
     "raster": [((2, 3),), ((4, 4),), ((1, 1),)],
     "random": [((2, 3),), ((4, 4),), ((1, 1),)],
     "masked": [((2, 3),), ((4, 4),)],
+    "instructed": [((2, 3),), ((4, 4),), ((1, 1),)],
     "regions": [((2, 6),), ((4, 4),), ((2, 2),)],  # 4 of them
     "next_scale": [square_grids((1, 2, 3)), square_grids((1, 3, 4, 5)), ((1, 1),)],
 }
@@ -55,9 +57,11 @@ def rule(name, grids, prefix):
     Of a random order's positions only their places in the path are known, as of raster's.
     """
     length = prefix + sum(h * w for h, w in grids) - (name != "masked")
+    if name == "instructed":  # a query beside each token
+        length = prefix + 2 * sum(h * w for h, w in grids) - 1
     if name == "masked":
         return torch.ones(length, length, dtype=torch.bool)
-    if name in ("raster", "random"):
+    if name in ("raster", "random", "instructed"):
         return torch.ones(length, length, dtype=torch.bool).tril()
     if name == "regions":
         group = [0] * prefix + [1, 2, 3] + [4 + i // 4 for i in range(length - prefix - 3)]
@@ -107,6 +111,9 @@ def test_steps_cover_every_slot_once_and_every_position_once(name, grids, prefix
         return
     assert [s.slots.tolist() for s in steps] == [list(g) for g in groups_of(name, grids)]
     positions = torch.cat([s.positions for s in steps])
+    if name == "instructed":  # some are written twice, and after the last step nothing is open
+        assert positions.unique().tolist() == list(range(order.length))
+        return
     assert positions.tolist() == list(range(order.length))
 
 
@@ -116,13 +123,16 @@ def test_descriptors_tell_the_prefix_from_the_content_and_where_it_is(name, grid
     places = order.describe()
     assert len(places) == order.length
     kinds = [PREFIX] * prefix + [CONTENT] * (order.length - prefix)
+    if name == "instructed":
+        kinds[prefix::2] = [QUERY] * len(kinds[prefix::2])
     if name == "regions":
         kinds[prefix + 4 : prefix + 7] = [QUERY] * len(kinds[prefix + 4 : prefix + 7])
+    if name in ("regions", "instructed"):
         held = order.full_step().holds.clamp_min(0)
         assert places.row.tolist() == order.fuser.slots.row[held].tolist()
         assert places.column.tolist() == order.fuser.slots.column[held].tolist()
     assert places.kind.tolist() == kinds
-    if name == "regions":
+    if name in ("regions", "instructed"):
         return
     table = order.fuser.slots
     first = prefix - 1 if name == "next_scale" else prefix
@@ -338,6 +348,7 @@ def test_the_registry_leads_to_these_orders():
         "masked": MaskedOrder,
         "next_scale": NextScaleOrder,
         "regions": RegionOrder,
+        "instructed": InstructedOrder,
     }
     assert {name: ORDERS[name] for name in ORDERS} == bound
 
@@ -356,3 +367,26 @@ def test_a_lesson_in_regions_feeds_what_generation_feeds():
     assert torch.equal(state.ids, ids)
     assert torch.equal(torch.cat(seen[1:], dim=1), given.inputs)
     assert given.inputs[0, 4:7].tolist() == [UNKNOWN, UNKNOWN - 1, UNKNOWN - 2]
+
+
+def test_a_lesson_with_instructions_alternates_queries_and_tokens_along_each_path():
+    order = bind("instructed", ((2, 3),))
+    ids, given = lesson(order)
+    path = given.step.slots
+    assert len(path.unique(dim=0)) > 1
+    assert torch.equal(given.targets, ids.gather(1, path))
+    assert torch.equal(given.inputs[:, 1::2], given.targets[:, :-1])
+    assert (given.inputs[:, ::2] == UNKNOWN).all()
+    assert torch.equal(given.step.holds[:, given.step.reads], path)
+
+
+def test_decoding_with_instructions_replayed_hides_what_is_predicted_together():
+    order = bind("instructed", ((2, 3),), sizes=[1, 2, 3])
+    ids, _ = lesson(order)
+    step = order.replay(ids, torch.Generator().manual_seed(0)).step
+    known = 1 + 2 * 3  # the prefix, then three queries with their tokens
+    seen = [row.nonzero().flatten().tolist() for row in step.mask[known:]]
+    assert seen[0] == [0, known]
+    assert seen[1] == [0, 1, 2, known + 1]
+    assert seen[2] == [0, 1, 2, known + 1, known + 2]
+    assert seen[5] == [*range(known), known + 3, known + 4, known + 5]

@@ -192,6 +192,14 @@ class Noise(Protocol):
         """``count`` standard Gumbel numbers per image."""
         ...
 
+    def permutations(self, count: int) -> Int[Tensor, "b n"]:
+        """A random permutation of 0..count-1 for each image."""
+        ...
+
+    def apart(self) -> "Noise":
+        """The same stream for ``Backbone.draws_apart``."""
+        ...
+
     def skip(self, count: int) -> None:
         """Passes over ``count`` uniform numbers per image, which published code draws unused."""
         ...
@@ -249,6 +257,7 @@ class Backbone(Quantizable, ArimageModel):
     prefix_length: ClassVar[int] = 1
     takes_text: ClassVar[bool] = False
     unused_draws: ClassVar[int] = 0  # uniform numbers per image, before the first token
+    draws_apart: ClassVar[bool] = False  # published code draws the tokens of a step one by one
     config: BackboneConfig
 
     @property

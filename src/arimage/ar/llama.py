@@ -72,7 +72,7 @@ class Block(GradientCheckpointingLayer):
     def forward(
         self,
         x: Float[Tensor, "r m width"],
-        table: Float[Tensor, "m half 2"],
+        table: Float[Tensor, "*r m half 2"],
         step: Step,
         cache: Cache | None,
     ) -> Float[Tensor, "r m width"]:
@@ -162,7 +162,7 @@ class LlamaModel(Backbone):
         """``inputs`` (r, m): token ids, UNKNOWN for the mask token; None for the prefix alone."""
         if inputs is None:
             return self.prefill(context.prefix, None, step, cache)
-        x = self.embed(inputs)
+        x = self.embed(inputs, step)
         if step.start == 0:
             x = torch.cat([context.prefix, x], dim=1)
         x = self.dropout(x)  # (r, m, width)
@@ -186,7 +186,7 @@ class LlamaModel(Backbone):
                 cache.update(block.layer, step, torch.zeros_like(value), value)
         return self.norm(x[:, -1:])
 
-    def embed(self, ids: Int[Tensor, "r m"]) -> Float[Tensor, "r m width"]:
+    def embed(self, ids: Int[Tensor, "r m"], step: Step) -> Float[Tensor, "r m width"]:
         """Token ids to vectors; UNKNOWN and below are the rows after the vocabulary."""
         rows = torch.where(ids < 0, self.config.vocab_size + UNKNOWN - ids, ids)
         return self.token_embedding(rows)
@@ -195,7 +195,7 @@ class LlamaModel(Backbone):
         """A linear layer without bias."""
         return self.output(hidden)
 
-    def rotary(self, step: Step) -> Float[Tensor, "m half 2"]:
+    def rotary(self, step: Step) -> Float[Tensor, "*r m half 2"]:
         """cos and sin of the step's positions."""
         return self.rotary_table(step.positions.device)[step.positions]
 

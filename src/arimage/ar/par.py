@@ -47,6 +47,6 @@ class PARModel(LlamaModel):
         """The regions."""
         return {"regions": self.config.regions}
 
-    def rotary(self, step: Step) -> Float[Tensor, "m half 2"]:
+    def rotary(self, step: Step) -> Float[Tensor, "*r m half 2"]:
         """By the places that positions hold; zero for the class and for special tokens."""
         return self.rotary_table(step.holds.device)[step.holds + 1]

@@ -19,6 +19,7 @@ MODELS: Registry[type[Backbone]] = Registry(
         "llama_text": "arimage.ar.llama_text:LlamaTextModel",
         "rar": "arimage.ar.rar:RARModel",
         "par": "arimage.ar.par:PARModel",
+        "randar": "arimage.ar.randar:RandARModel",
     },
 )
 
@@ -30,6 +31,7 @@ ORDERS: Registry[type[Order]] = Registry(
         "next_scale": "arimage.ar.orders.next_scale:NextScaleOrder",
         "masked": "arimage.ar.orders.masked:MaskedOrder",
         "regions": "arimage.ar.orders.regions:RegionOrder",
+        "instructed": "arimage.ar.orders.instructed:InstructedOrder",
     },
 )
 
@@ -41,5 +43,6 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "llamagen_text": "arimage.ar.convert.llamagen:LlamaGenTextLayout",
         "rar": "arimage.ar.convert.rar:RARLayout",
         "par": "arimage.ar.convert.par:PARLayout",
+        "randar": "arimage.ar.convert.randar:RandARLayout",
     },
 )

@@ -117,6 +117,7 @@ def generate(
         FloatingPointError: NaN or infinity in the logits; the step is named. On a CPU at that step,
             elsewhere after the last one, so that no step waits for the device.
     """
+    noise = noise.apart() if branches[0].model.draws_apart else noise
     noise.skip(branches[0].model.unused_draws)
     state = order.start(noise, known)
     while (step := order.next_step(state)) is not None:
