@@ -105,7 +105,8 @@ def test_what_several_models_share_means_the_first():
 
 def test_scores_of_resized_images_are_said_to_be():
     for name in PUBLISHED:
-        resized = "llamagen" in name and PRESETS[name].image_size == 384
+        regions = PRESETS[name].order == "regions"
+        resized = ("llamagen" in name or regions) and PRESETS[name].image_size == 384
         assert ("384 px samples resized to 256 px" in card(PRESETS[name])) == resized
 
 

@@ -86,6 +86,29 @@ TINY_MODELS = {
             {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
         ),
     ),
+    "par": TinyModel(
+        "vq",
+        (
+            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
+            {"grid": (2, 6), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
+            {
+                "grid": (3, 6),
+                "vocab_size": 9,
+                "depth": 4,
+                "width": 8,
+                "num_heads": 1,
+                "regions": 9,
+            },
+        ),
+    ),
+    "randar": TinyModel(
+        "vq",
+        (
+            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
+            {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
+            {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
+        ),
+    ),
     "var": TinyModel(
         "multiscale_vq",
         (
@@ -155,6 +178,9 @@ TINY_SCHEDULES = {
     "constant": [({}, [3, 3, 3, 3, 3])],
     "linear": [({}, [1, 1.5, 2, 2.5, 3]), ({"last": 2}, [1, 1.5, 2, 1, 1])],
     "power_cosine": [({"power": 2.0}, [1, 1.0078853, 1.1236935, 1.5742207, 2.4257793])],
+    "linear_after": [({}, [1.4, 1.8, 2.2, 2.6, 3])],
+    "linear_before": [({}, [1, 1.4, 1.8, 2.2, 2.6]), ({"first": 2.0}, [2, 2.2, 2.4, 2.6, 2.8])],
+    "linear_per_token": [({}, [1, 1.4, 1.8, 2.2, 2.6])],
     "interval": [({"first": 1, "last": 3}, [1, 3, 3, 3, 1]), ({"first": 4}, [1, 1, 1, 1, 3])],
 }
 
@@ -318,6 +344,7 @@ class ToyFuser:
 def make_order(model: Any, **options: Any) -> Any:
     """The model's order over a toy fuser with the model's slots."""
     fuser = ToyFuser(model.slots.grids, model.config.vocab_size, model.code_dim or 4)
+    options = model.order_options | options
     return ORDERS[model.config.order](fuser, model.prefix_length, "cpu", **options)
 
 

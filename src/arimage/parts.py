@@ -33,7 +33,9 @@ def make_order(
             f"got num_steps {num_steps}; the order {name!r} has a fixed number of steps: "
             "leave it out"
         )
-    options = {} if num_steps is None else {"num_steps": num_steps}
+    options = transformer.order_options
+    if num_steps is not None:
+        options = options | {"num_steps": num_steps}
     return cls(tokenizer, transformer.prefix_length, transformer.device, **options)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from arimage.registry import unknown_name
 from arimage.zoo_llamagen import BY_FIXTURES, LLAMAGEN
+from arimage.zoo_orders import ORDERED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +16,7 @@ class Preset:
 
     Attributes:
         name: what ``from_pretrained`` takes.
-        order: raster, next_scale or masked.
+        order: one of ``ar.registry.ORDERS``.
         image_size: pixels per side.
         num_classes: class labels 0..num_classes-1; 0 for models of text.
         parameters: transformer, tokenizer.
@@ -218,8 +219,9 @@ def _rar(size: str) -> Preset:
     )
 
 
+_ORDERED = (Preset(**row) for row in ORDERED)
 PRESETS: dict[str, Preset] = {
-    preset.name: preset for preset in (*_PRESETS, *_HUB_PRESETS, *map(_rar, _RAR_SIZES))
+    preset.name: preset for preset in (*_PRESETS, *_HUB_PRESETS, *map(_rar, _RAR_SIZES), *_ORDERED)
 }
 
 

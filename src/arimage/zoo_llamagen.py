@@ -14,7 +14,7 @@ LLAMAGEN_TEXT_SAMPLING: dict[str, Any] = {"guidance_scale": 7.5, "top_k": 1000} 
 BY_FIXTURES = "keys, shapes and code by fixtures; weights and scores not verified"
 CELL = 16  # pixels per token and side
 TOKENIZER = 71883403
-_RESIZED = "the score is that of 384 px samples resized to 256 px"
+RESIZED = "the score is that of 384 px samples resized to 256 px"
 
 # depth, parameters, guidance of its score
 _SIZES = {
@@ -69,7 +69,7 @@ def _class_model(size: str, side: int, fid: float) -> dict[str, Any]:
         "sampling": {"guidance_scale": scale},
         "published": {"fid": fid},
         "published_by": "FoundationVision/LlamaGen@ce98ec4 README.md",
-        "remark": _RESIZED if side == 384 else "",
+        "remark": RESIZED if side == 384 else "",
     }
 
 

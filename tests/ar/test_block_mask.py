@@ -23,6 +23,8 @@ LARGE = {
     "raster": [((16, 16),), ((9, 15),)],
     "random": [((9, 15),)],
     "masked": [((16, 16),)],
+    "regions": [((16, 16),)],
+    "instructed": [((9, 15),)],
 }
 CASES = [
     (name, grids, prefix)

@@ -53,7 +53,7 @@ def cached_logits(model, order, ids, condition, guidance, cache=None):
 @torch.no_grad()
 def full_logits(model, order, ids, condition, guidance, step=None):
     """One uncached pass with and without the condition, mixed slot by slot, by slot."""
-    lesson = order.lesson(ids, torch.Generator())
+    lesson = order.replay(ids, torch.Generator())
     c, u = both(model, lesson.inputs, condition, step or lesson.step)
     scales = [guidance.at(s.index, s.num_steps) for s in map(order.step, range(order.num_steps))]
     lengths = [order.step(i).predicts for i in range(order.num_steps)]
@@ -75,7 +75,7 @@ def gap(model, order, batch, guidance, *, cache=None, blind=False):
     if isinstance(order, RandomOrder):
         order = make_order(model, path=torch.cat(slots, dim=1))
         assert batch == 1 or not torch.equal(order.path[0], order.path[1])
-    step = order.lesson(ids, torch.Generator()).step
+    step = order.replay(ids, torch.Generator()).step
     step = dataclasses.replace(step, mask=None) if blind else step
     full = full_logits(model, order, ids, condition, guidance, step)
     assert cached.std() > 0.1, "the comparison means nothing: the logits hardly vary"

@@ -6,11 +6,13 @@ import pytest
 import torch
 from tiny import MODEL_CASES, ToyFuser, make_model, make_order, sentence
 
-from arimage.ar.base import CONTENT, PREFIX, UNKNOWN, Draw, Known
+from arimage.ar.base import CONTENT, PREFIX, QUERY, UNKNOWN, Draw, Known
+from arimage.ar.orders.instructed import InstructedOrder
 from arimage.ar.orders.masked import MaskedOrder
 from arimage.ar.orders.next_scale import NextScaleOrder
 from arimage.ar.orders.random import RandomOrder
 from arimage.ar.orders.raster import RasterOrder
+from arimage.ar.orders.regions import RegionOrder
 from arimage.ar.registry import ORDERS
 from arimage.sampling.noise import PerImageNoise
 from arimage.slots import square_grids
@@ -19,6 +21,8 @@ GRIDS = {
     "raster": [((2, 3),), ((4, 4),), ((1, 1),)],
     "random": [((2, 3),), ((4, 4),), ((1, 1),)],
     "masked": [((2, 3),), ((4, 4),)],
+    "instructed": [((2, 3),), ((4, 4),), ((1, 1),)],
+    "regions": [((2, 6),), ((4, 4),), ((2, 2),)],  # 4 of them
     "next_scale": [square_grids((1, 2, 3)), square_grids((1, 3, 4, 5)), ((1, 1),)],
 }
 CASES = [(name, grids, prefix) for name in ORDERS for grids in GRIDS[name] for prefix in (1, 3)]
@@ -33,7 +37,18 @@ def groups_of(name, grids):
     sizes = [h * w for h, w in grids]
     if name == "next_scale":
         return [range(sum(sizes[:k]), sum(sizes[: k + 1])) for k in range(len(sizes))]
+    if name == "regions":
+        return in_regions(*grids[0])
     return [range(i, i + 1) for i in range(sum(sizes))]
+
+
+def in_regions(height, width):
+    """Upper left cells of the 4 quarters one by one; then each next cell of all quarters."""
+    down, across = height // 2, width // 2
+    corners = [y * width + x for y in (0, down) for x in (0, across)]
+    cells = [y * width + x for y in range(down) for x in range(across)]
+    together = [[corner + cell for corner in corners] for cell in cells]
+    return [[corner] for corner in corners] + together[1:]
 
 
 def rule(name, grids, prefix):
@@ -42,10 +57,18 @@ def rule(name, grids, prefix):
     Of a random order's positions only their places in the path are known, as of raster's.
     """
     length = prefix + sum(h * w for h, w in grids) - (name != "masked")
+    if name == "instructed":  # a query beside each token
+        length = prefix + 2 * sum(h * w for h, w in grids) - 1
     if name == "masked":
         return torch.ones(length, length, dtype=torch.bool)
-    if name in ("raster", "random"):
+    if name in ("raster", "random", "instructed"):
         return torch.ones(length, length, dtype=torch.bool).tril()
+    if name == "regions":
+        group = [0] * prefix + [1, 2, 3] + [4 + i // 4 for i in range(length - prefix - 3)]
+        place, index = torch.tensor(group), torch.arange(length)
+        return (place[None] < place[:, None]) | (
+            (place[None] == place[:, None]) & ((place > 0) | (index[None] <= index[:, None]))
+        )
     scale = [0] * (prefix - 1)
     for k, slots in enumerate(groups_of(name, grids)):
         scale += [k] * len(slots)
@@ -88,6 +111,9 @@ def test_steps_cover_every_slot_once_and_every_position_once(name, grids, prefix
         return
     assert [s.slots.tolist() for s in steps] == [list(g) for g in groups_of(name, grids)]
     positions = torch.cat([s.positions for s in steps])
+    if name == "instructed":  # some are written twice, and after the last step nothing is open
+        assert positions.unique().tolist() == list(range(order.length))
+        return
     assert positions.tolist() == list(range(order.length))
 
 
@@ -97,7 +123,17 @@ def test_descriptors_tell_the_prefix_from_the_content_and_where_it_is(name, grid
     places = order.describe()
     assert len(places) == order.length
     kinds = [PREFIX] * prefix + [CONTENT] * (order.length - prefix)
+    if name == "instructed":
+        kinds[prefix::2] = [QUERY] * len(kinds[prefix::2])
+    if name == "regions":
+        kinds[prefix + 4 : prefix + 7] = [QUERY] * len(kinds[prefix + 4 : prefix + 7])
+    if name in ("regions", "instructed"):
+        held = order.full_step().holds.clamp_min(0)
+        assert places.row.tolist() == order.fuser.slots.row[held].tolist()
+        assert places.column.tolist() == order.fuser.slots.column[held].tolist()
     assert places.kind.tolist() == kinds
+    if name in ("regions", "instructed"):
+        return
     table = order.fuser.slots
     first = prefix - 1 if name == "next_scale" else prefix
     fed = order.length - first
@@ -311,5 +347,46 @@ def test_the_registry_leads_to_these_orders():
         "random": RandomOrder,
         "masked": MaskedOrder,
         "next_scale": NextScaleOrder,
+        "regions": RegionOrder,
+        "instructed": InstructedOrder,
     }
     assert {name: ORDERS[name] for name in ORDERS} == bound
+
+
+def test_a_lesson_in_regions_feeds_what_generation_feeds():
+    order = bind("regions", ((4, 4),))
+    ids, given = lesson(order)
+    assert torch.equal(given.targets, ids[:, order.path])
+    assert given.counts.all()
+    state, seen = order.start(PerImageNoise(range(6), "cpu")), []
+    for index in range(order.num_steps):
+        step = order.step(index)
+        seen.append(order.inputs(state, step))
+        draw = Draw(ids[:, step.slots], torch.zeros(6, step.predicts))
+        state = order.commit(state, step, draw, PerImageNoise(range(6), "cpu"))
+    assert torch.equal(state.ids, ids)
+    assert torch.equal(torch.cat(seen[1:], dim=1), given.inputs)
+    assert given.inputs[0, 4:7].tolist() == [UNKNOWN, UNKNOWN - 1, UNKNOWN - 2]
+
+
+def test_a_lesson_with_instructions_alternates_queries_and_tokens_along_each_path():
+    order = bind("instructed", ((2, 3),))
+    ids, given = lesson(order)
+    path = given.step.slots
+    assert len(path.unique(dim=0)) > 1
+    assert torch.equal(given.targets, ids.gather(1, path))
+    assert torch.equal(given.inputs[:, 1::2], given.targets[:, :-1])
+    assert (given.inputs[:, ::2] == UNKNOWN).all()
+    assert torch.equal(given.step.holds[:, given.step.reads], path)
+
+
+def test_decoding_with_instructions_replayed_hides_what_is_predicted_together():
+    order = bind("instructed", ((2, 3),), sizes=[1, 2, 3])
+    ids, _ = lesson(order)
+    step = order.replay(ids, torch.Generator().manual_seed(0)).step
+    known = 1 + 2 * 3  # the prefix, then three queries with their tokens
+    seen = [row.nonzero().flatten().tolist() for row in step.mask[known:]]
+    assert seen[0] == [0, known]
+    assert seen[1] == [0, 1, 2, known + 1]
+    assert seen[2] == [0, 1, 2, known + 1, known + 2]
+    assert seen[5] == [*range(known), known + 3, known + 4, known + 5]

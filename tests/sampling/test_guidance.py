@@ -11,12 +11,16 @@ from arimage.sampling.guidance import (
     Guidance,
     Interval,
     Linear,
+    LinearAfter,
+    LinearBefore,
+    LinearPerToken,
     PowerCosine,
     Schedule,
     make_schedule,
+    scale_table,
     schedule_record,
 )
-from arimage.sampling.loop import Branch, generate
+from arimage.sampling.loop import Branch, generate, times
 from arimage.sampling.noise import PerImageNoise
 from arimage.sampling.registry import SCHEDULES
 from arimage.sampling.samplers.categorical import Categorical
@@ -184,3 +188,41 @@ def test_guidance_mixes_logits_as_its_formula_says(name, order):
         mixed = Branch.of(model, bound, labels, guidance).logits(inputs, step, batch)
         assert (mixed - (u + scale * (c - u))).abs().max() < 1e-5
         assert (mixed - (c + scale * (c - u))).abs().max() > 1e-3  # another convention
+
+
+SIZES = (1, 2, 5)
+
+
+def over_tokens(schedule):
+    guidance = Guidance(5.0, schedule).over(SIZES, 8)
+    return [guidance.at(i, len(SIZES)) for i in range(len(SIZES))]
+
+
+def test_s_over_the_tokens_done():
+    assert over_tokens(LinearAfter()) == [1.5, 2.5, 5.0]
+    assert over_tokens(LinearBefore()) == [1.0, 1.5, 2.5]
+    assert over_tokens(LinearBefore(2.0)) == [2.0, 2.375, 3.125]
+    assert over_tokens(Linear()) == [1.0, 3.0, 5.0]  # of steps, as before
+
+
+def test_s_of_each_token():
+    """Steps of 1, 2 and 5 tokens: token i of 8 has 1 + 4 i / 8."""
+    found = over_tokens(LinearPerToken())
+    assert [s.shape for s in found] == [(1, 1), (2, 1), (5, 1)]
+    assert torch.cat(found).flatten().tolist() == [1 + i / 2 for i in range(8)]
+    table = scale_table(Guidance(5.0, LinearPerToken()).over(SIZES, 8), 3)
+    assert table.tolist() == [[1, 0, 0, 0, 0], [1.5, 2, 0, 0, 0], [2.5, 3, 3.5, 4, 4.5]]
+    assert Guidance(1.0, LinearPerToken()).over(SIZES, 8).last_active(3) == -1
+
+
+def test_a_token_is_guided_by_its_own_s():
+    hidden, s = torch.ones(2, 3, 4), torch.tensor([[1.0], [2.0], [3.0]]).double()
+    expected = torch.tensor([1.0, 2.0, 3.0])[:, None].expand(2, 3, 4)
+    assert torch.equal(times(hidden, s), expected)
+    assert times(hidden.bfloat16(), s).dtype == torch.bfloat16
+
+
+def test_where_steps_overlap_each_counts_as_one():
+    """As in the masked order, whose steps predict every slot."""
+    guidance = Guidance(5.0, LinearAfter()).over((8, 8), 8)
+    assert [guidance.at(i, 2) for i in range(2)] == [3.0, 5.0]

@@ -174,3 +174,25 @@ def test_without_labels_and_count_one_seed_says_too_little(seeds):
     with pytest.raises(ValueError) as caught:
         count_images(None, None, seeds)
     assert "neither class_labels nor count" in sentence(caught)
+
+
+def test_permutations_are_of_each_image():
+    drawn = PerImageNoise([3, 4, 3], "cpu").permutations(9)
+    assert torch.equal(drawn.sort(-1).values, torch.arange(9).expand(3, -1))
+    assert torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])
+    theirs = torch.Generator().manual_seed(5)
+    rows = [torch.randperm(9, generator=theirs) for _ in range(2)]
+    assert torch.equal(ReferenceNoise([5, 5], "cpu").permutations(9), torch.stack(rows))
+
+
+def test_tokens_drawn_apart_are_those_of_one_multinomial_each():
+    odds = torch.rand(2, 3, 7, generator=torch.Generator().manual_seed(1))
+    whole = ReferenceNoise([5, 5], "cpu")
+    theirs = torch.Generator().manual_seed(5)
+    rows = [torch.multinomial(odds[:, i], 1, generator=theirs) for i in range(3)]
+    drawn = whole.apart().choose(odds)
+    assert torch.equal(drawn, torch.cat(rows, dim=1))
+    assert not whole.one_by_one
+    noise = PerImageNoise([1], "cpu")
+    assert noise.apart() is noise

@@ -26,15 +26,15 @@ C = TypeVar("C", bound="Context")
 
 UNKNOWN = -1
 NO_SLOT = -1
-PREFIX, CONTENT = 0, 1
+PREFIX, CONTENT, QUERY = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class Descriptors:
     """What a context rule may know of sequence positions; one entry per position.
 
-    kind: PREFIX or CONTENT; group: which step reads it first (the prefix is group 0); rank: its
-    place inside the group; row, column: its place in the token map.
+    kind: PREFIX, CONTENT or QUERY (no token of the image); group: which step reads it first (the
+    prefix is group 0); rank: its place inside the group; row, column: its place in the token map.
     """
 
     kind: Int[Tensor, " n"]
@@ -192,6 +192,14 @@ class Noise(Protocol):
         """``count`` standard Gumbel numbers per image."""
         ...
 
+    def permutations(self, count: int) -> Int[Tensor, "b n"]:
+        """A random permutation of 0..count-1 for each image."""
+        ...
+
+    def apart(self) -> "Noise":
+        """The same stream for ``Backbone.draws_apart``."""
+        ...
+
     def skip(self, count: int) -> None:
         """Passes over ``count`` uniform numbers per image, which published code draws unused."""
         ...
@@ -251,6 +259,7 @@ class Backbone(Quantizable, ArimageModel):
     prefix_length: ClassVar[int] = 1
     takes_text: ClassVar[bool] = False
     unused_draws: ClassVar[int] = 0  # uniform numbers per image, before the first token
+    draws_apart: ClassVar[bool] = False  # published code draws the tokens of a step one by one
     config: BackboneConfig
 
     @property
@@ -262,6 +271,11 @@ class Backbone(Quantizable, ArimageModel):
     def code_dim(self) -> int | None:
         """Dimension of the codes that it reads; None for models that read ids."""
         return None
+
+    @property
+    def order_options(self) -> dict[str, Any]:
+        """What its order must be told of it, besides the length of the prefix."""
+        return {}
 
     @property
     def cache_shape(self) -> CacheShape:

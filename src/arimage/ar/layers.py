@@ -172,9 +172,10 @@ def _rotary_2d(
 
 
 def rotate(
-    x: Float[Tensor, "r h m d"], table: Float[Tensor, "m half 2"]
-) -> Float[Tensor, "r h m d"]:
-    """Turns adjacent pairs (2i, 2i+1) of the last axis, in float32, as complex numbers."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    x: Float[Tensor, "r h m d"], table: Float[Tensor, "*r m half 2"]
+) -> Float[Tensor, "_ h m d"]:
+    """Turns adjacent pairs (2i, 2i+1) of the last axis, in float32 or more, as complex numbers."""
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))
+    pairs = torch.view_as_complex(exact.unflatten(-1, (-1, 2)))
     turned = torch.view_as_real(pairs * torch.view_as_complex(table))
     return turned.flatten(-2).to(x.dtype)

@@ -41,6 +41,11 @@ class LlamaConfig(GridConfig):
     mlp_hidden: int = 384
     norm_eps: float = 1e-5
 
+    @property
+    def extra_tokens(self) -> int:
+        """Rows after the vocabulary: the mask token."""
+        return int(self.order == "masked")
+
     def validate_rotary(self) -> None:
         """Half of the rotary pairs turn with the row, half with the column."""
         if self.head_dim % 4:
@@ -67,7 +72,7 @@ class Block(GradientCheckpointingLayer):
     def forward(
         self,
         x: Float[Tensor, "r m width"],
-        table: Float[Tensor, "m half 2"],
+        table: Float[Tensor, "*r m half 2"],
         step: Step,
         cache: Cache | None,
     ) -> Float[Tensor, "r m width"]:
@@ -126,9 +131,8 @@ class LlamaModel(Backbone):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
-        mask_row = int(config.order == "masked")
         self.add_condition(config)
-        self.token_embedding = nn.Embedding(config.vocab_size + mask_row, config.width)
+        self.token_embedding = nn.Embedding(config.vocab_size + config.extra_tokens, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
         self.norm = RMSNorm(config.width, config.norm_eps)
@@ -158,11 +162,11 @@ class LlamaModel(Backbone):
         """``inputs`` (r, m): token ids, UNKNOWN for the mask token; None for the prefix alone."""
         if inputs is None:
             return self.prefill(context.prefix, None, step, cache)
-        x = self.embed(inputs)
+        x = self.embed(inputs, step)
         if step.start == 0:
             x = torch.cat([context.prefix, x], dim=1)
         x = self.dropout(x)  # (r, m, width)
-        table = self.rotary_table(step.positions.device)[step.positions]
+        table = self.rotary(step)
         for block in self.blocks:
             x = block(x, table, step, cache)
         return self.norm(step.read(x))
@@ -182,13 +186,18 @@ class LlamaModel(Backbone):
                 cache.update(block.layer, step, torch.zeros_like(value), value)
         return self.norm(x[:, -1:])
 
-    def embed(self, ids: Int[Tensor, "r m"]) -> Float[Tensor, "r m width"]:
-        """Token ids, UNKNOWN for the mask token, to vectors."""
-        return self.token_embedding(ids.masked_fill(ids == UNKNOWN, self.config.vocab_size))
+    def embed(self, ids: Int[Tensor, "r m"], step: Step) -> Float[Tensor, "r m width"]:
+        """Token ids to vectors; UNKNOWN and below are the rows after the vocabulary."""
+        rows = torch.where(ids < 0, self.config.vocab_size + UNKNOWN - ids, ids)
+        return self.token_embedding(rows)
 
     def head(self, hidden: Float[Tensor, "r n width"]) -> Float[Tensor, "r n vocab"]:
         """A linear layer without bias."""
         return self.output(hidden)
+
+    def rotary(self, step: Step) -> Float[Tensor, "*r m half 2"]:
+        """cos and sin of the step's positions."""
+        return self.rotary_table(step.positions.device)[step.positions]
 
     def rotary_table(self, device: torch.device) -> Float[Tensor, "n half 2"]:
         """cos and sin of every sequence position."""

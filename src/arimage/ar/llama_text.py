@@ -165,7 +165,7 @@ class LlamaTextModel(LlamaModel):
         assert isinstance(context, TextContext)
         if inputs is None:
             return self.prefill(context.prefix, context.mask, step, cache)
-        x = self.dropout(self.embed(inputs))
+        x = self.dropout(self.embed(inputs, step))
         text = None if step.start else self.dropout(context.prefix)
         table = self.rotary_table(x.device)[step.positions[-x.shape[1] :]]
         mask = context.attention_mask(step)[:, :, -x.shape[1] :]
@@ -188,7 +188,7 @@ def full_length(
     Plain attention under a mask: what came before, without padding; and oneself, so that padding
     sees something. ``step`` is the order's full step.
     """
-    x = torch.cat([context.prefix, model.embed(inputs)], dim=1)
+    x = torch.cat([context.prefix, model.embed(inputs, step)], dim=1)
     before, total = context.prefix.shape[1], x.shape[1]
     mask = torch.ones(total, total, dtype=torch.bool, device=x.device).tril()
     mask = mask.repeat(len(x), 1, 1, 1)

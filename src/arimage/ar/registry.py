@@ -18,6 +18,8 @@ MODELS: Registry[type[Backbone]] = Registry(
         "llama": "arimage.ar.llama:LlamaModel",
         "llama_text": "arimage.ar.llama_text:LlamaTextModel",
         "rar": "arimage.ar.rar:RARModel",
+        "par": "arimage.ar.par:PARModel",
+        "randar": "arimage.ar.randar:RandARModel",
     },
 )
 
@@ -28,6 +30,8 @@ ORDERS: Registry[type[Order]] = Registry(
         "random": "arimage.ar.orders.random:RandomOrder",
         "next_scale": "arimage.ar.orders.next_scale:NextScaleOrder",
         "masked": "arimage.ar.orders.masked:MaskedOrder",
+        "regions": "arimage.ar.orders.regions:RegionOrder",
+        "instructed": "arimage.ar.orders.instructed:InstructedOrder",
     },
 )
 
@@ -38,5 +42,7 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "llamagen": "arimage.ar.convert.llamagen:LlamaGenLayout",
         "llamagen_text": "arimage.ar.convert.llamagen:LlamaGenTextLayout",
         "rar": "arimage.ar.convert.rar:RARLayout",
+        "par": "arimage.ar.convert.par:PARLayout",
+        "randar": "arimage.ar.convert.randar:RandARLayout",
     },
 )

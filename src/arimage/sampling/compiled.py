@@ -20,7 +20,7 @@ from arimage.ar.base import Known, Noise, State, Step
 from arimage.ar.orders.base import Order
 from arimage.sampling.capture import Buffers, Capture, CaptureError, Replay
 from arimage.sampling.groups import Group, groups_of
-from arimage.sampling.guidance import Guidance
+from arimage.sampling.guidance import Guidance, scale_table
 from arimage.sampling.loop import Branch, advance
 from arimage.sampling.noise import PerImageNoise
 from arimage.sampling.samplers.base import Sampler
@@ -147,7 +147,7 @@ class Session:
         if len(group.steps) > 1:
             start = start + (index - group.first) * count
         noise = TableNoise(buffers["numbers"], start)
-        branches = [self._branch(buffers, i, on) for i, on in enumerate(guided)]
+        branches = [self._branch(buffers, step, i, on) for i, on in enumerate(guided)]
         after = advance(branches, self.order, self.sampler, noise, state, step)
         if noise.used != count:
             raise CaptureError(
@@ -157,9 +157,10 @@ class Session:
         for name in CHOSEN:
             buffers[name].copy_(getattr(after, name))
 
-    def _branch(self, buffers: Buffers, i: int, guided: bool) -> Branch:
+    def _branch(self, buffers: Buffers, step: Step, i: int, guided: bool) -> Branch:
         cache = buffers["caches"][i]
         s = buffers["scales"][i].index_select(0, buffers["index"]).squeeze(0)
+        s = s[: step.predicts, None] if s.ndim else s
         context = self.context_types[i](**buffers["contexts"][i])
         cache = cache and self.cache_types[i](**cache)
         return Branch(self.models[i], context, cache, Dial(value=s, guided=guided))
@@ -301,7 +302,7 @@ def values_of(
 ) -> Buffers:
     """What belongs to one call: its state, contexts, scales of guidance and random numbers."""
     device, steps = state.ids.device, order.num_steps
-    scales = [[branch.guidance.at(i, steps) for i in range(steps)] for branch in branches]
+    scales = torch.stack([scale_table(branch.guidance, steps) for branch in branches])
     total = offsets_of(order, sampler, branches[0].model.config.vocab_size)[-1]
     known = state.known
     return {
@@ -311,7 +312,7 @@ def values_of(
         "known": None if known is None else [known.ids, known.mask],
         "path": state.path,
         "numbers": noise.uniform(total),
-        "scales": torch.tensor(scales, dtype=torch.float64).to(device),
+        "scales": scales.to(device),
         "contexts": [fields_of(b.model.settled(b.context)) for b in branches],
     }
 

@@ -1,13 +1,20 @@
 """Classifier-free guidance (arXiv 2207.12598) in one convention: u + s (c - u), s = 1 is off.
 
-c and u are the logits with the class and without. A schedule gives s for each step. VAR's
-``cfg = t`` is ``Linear`` with s = 1 + t; LlamaGen's and RAR's scales are the same s.
+c and u are the logits with the class and without. A schedule gives s for each step, or for each
+token of a step. VAR's ``cfg = t`` is ``Linear`` with s = 1 + t; LlamaGen's and RAR's scales are the
+same s.
 """
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import accumulate
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from arimage.registry import unknown_name
 from arimage.sampling.registry import SCHEDULES
@@ -19,6 +26,21 @@ class Schedule(ABC):
     @abstractmethod
     def __call__(self, scale: float, index: int, num_steps: int) -> float:
         """s at step ``index`` of ``num_steps`` when the user asked for ``scale``."""
+
+
+class TokenSchedule(Schedule):
+    """s as a function of the tokens done; by steps alone, every step is one token."""
+
+    def __call__(self, scale: float, index: int, num_steps: int) -> float:
+        """As ``over`` says, at one token a step."""
+        s = self.over(scale, index, index + 1, num_steps)
+        return s if isinstance(s, float) else float(s)
+
+    @abstractmethod
+    def over(self, scale: float, before: int, after: int, total: int) -> float | Tensor:
+        """s of the step that takes the tokens done from ``before`` to ``after`` of ``total``: one
+        number, or float64 (after - before, 1) with one for each token.
+        """
 
 
 @dataclass(frozen=True)
@@ -78,8 +100,45 @@ class Interval(Schedule):
 
 
 @dataclass(frozen=True)
+class LinearAfter(TokenSchedule):
+    """1 + (scale - 1) done / total, done counted after the step (ARPG, arXiv 2503.10568)."""
+
+    def over(self, scale: float, before: int, after: int, total: int) -> float:
+        """As the class says (hp-l33/ARPG@1a1758c models/arpg.py generate)."""
+        return 1 + (scale - 1) * after / total
+
+
+@dataclass(frozen=True)
+class LinearBefore(TokenSchedule):
+    """first + (scale - first) done / total, done counted before the step (RandAR, 2412.01827).
+
+    Guidance is off at every step where the scale is 1, whatever ``first`` is.
+    """
+
+    first: float = 1.0
+
+    def over(self, scale: float, before: int, after: int, total: int) -> float:
+        """As the class says."""
+        return 1.0 if scale == 1 else self.first + (scale - self.first) * before / total
+
+
+@dataclass(frozen=True)
+class LinearPerToken(TokenSchedule):
+    """1 + (scale - 1) i / total for the token that is chosen as number i, from 0 on (LPD, arXiv
+    2507.01957): another s for each token of a step.
+    """
+
+    def over(self, scale: float, before: int, after: int, total: int) -> Tensor:
+        """As the class says (mit-han-lab/lpd models/lpd.py)."""
+        return (1 + (scale - 1) * torch.arange(before, after).double() / total).unsqueeze(-1)
+
+
+@dataclass(frozen=True)
 class Guidance:
     """A scale with its schedule.
+
+    ends: tokens done before the first step and after each one, for schedules over tokens; empty
+    where they are not known beforehand, and each step counts as one token.
 
     Raises:
         ValueError: a negative or non-finite scale.
@@ -87,6 +146,7 @@ class Guidance:
 
     scale: float = 1.0
     schedule: Schedule = Constant()
+    ends: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.scale) or self.scale < 0:
@@ -94,8 +154,17 @@ class Guidance:
                 f"got guidance_scale {self.scale}; expected a number >= 0, where 1 is off"
             )
 
-    def at(self, index: int, num_steps: int) -> float:
-        """s at a step."""
+    def over(self, sizes: Sequence[int], num_slots: int) -> "Guidance":
+        """The same for steps of so many tokens; as it is where these do not sum to the slots."""
+        if not isinstance(self.schedule, TokenSchedule) or sum(sizes) != num_slots:
+            return self
+        return dataclasses.replace(self, ends=(0, *accumulate(sizes)))
+
+    def at(self, index: int, num_steps: int) -> float | Tensor:
+        """s at a step: one number, or float64 (tokens, 1)."""
+        if self.ends and isinstance(self.schedule, TokenSchedule):
+            before, after = self.ends[index : index + 2]
+            return self.schedule.over(self.scale, before, after, self.ends[-1])
         return self.schedule(self.scale, index, num_steps)
 
     def guides(self, index: int, num_steps: int) -> bool:
@@ -103,9 +172,22 @@ class Guidance:
         return index <= self.last_active(num_steps)
 
     def last_active(self, num_steps: int) -> int:
-        """The last step where s is not 1; -1 if there is none: no null rows are needed."""
+        """The last step where some s is not 1; -1 if there is none: no null rows are needed."""
         backwards = reversed(range(num_steps))
-        return next((i for i in backwards if self.at(i, num_steps) != 1), -1)
+        return next((i for i in backwards if not is_off(self.at(i, num_steps))), -1)
+
+
+def is_off(s: float | Tensor) -> bool:
+    """Whether s is 1, for every token."""
+    return bool((s == 1).all()) if isinstance(s, Tensor) else s == 1
+
+
+def scale_table(guidance: Guidance, num_steps: int) -> Tensor:
+    """s of every step, float64 (num_steps,), or (num_steps, most tokens) where tokens differ."""
+    scales = [torch.as_tensor(guidance.at(i, num_steps)).double() for i in range(num_steps)]
+    if all(s.ndim == 0 for s in scales):
+        return torch.stack(scales)
+    return torch.nn.utils.rnn.pad_sequence([s.reshape(-1) for s in scales], batch_first=True)
 
 
 def make_schedule(schedule: str | dict[str, Any] | Schedule) -> Schedule:

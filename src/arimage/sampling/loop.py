@@ -53,6 +53,8 @@ class Branch:
         """
         check_cache_dtype(kept_as, order)
         model.pack()
+        sizes = [order.step(i).predicts for i in range(order.num_steps)]
+        guidance = guidance.over(sizes, order.num_slots)
         if guidance.last_active(order.num_steps) >= 0:
             condition = model.with_null(condition)
         branch = cls(model, model.prepare(condition), None, guidance, kept_as=kept_as)
@@ -86,6 +88,7 @@ def times(x: Tensor, s: float | Tensor) -> Tensor:
     """x * s, rounded once to the dtype of ``x``, also where ``s`` is a tensor of more digits."""
     if not isinstance(s, Tensor):
         return x * s
+    s = s.to(x.device)
     return (x.to(torch.promote_types(x.dtype, torch.float32)) * s).to(x.dtype)
 
 
@@ -114,6 +117,7 @@ def generate(
         FloatingPointError: NaN or infinity in the logits; the step is named. On a CPU at that step,
             elsewhere after the last one, so that no step waits for the device.
     """
+    noise = noise.apart() if branches[0].model.draws_apart else noise
     noise.skip(branches[0].model.unused_draws)
     state = order.start(noise, known)
     while (step := order.next_step(state)) is not None:

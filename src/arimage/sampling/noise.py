@@ -5,6 +5,7 @@ The streams are Philox counters on the host, the same on every device; a draw in
 cumulative distribution in float64 with one uniform number per token.
 """
 
+import copy
 import operator
 import secrets
 from collections.abc import Sequence
@@ -63,6 +64,14 @@ class PerImageNoise:
         tiny = torch.finfo(torch.float64).tiny
         return -(-self.uniform(count).clamp_min(tiny).log()).clamp_min(tiny).log()
 
+    def permutations(self, count: int) -> Int[Tensor, "b n"]:
+        """A random permutation of 0..count-1 for each image."""
+        return self.gumbel(count).argsort(-1)
+
+    def apart(self) -> "PerImageNoise":
+        """As it is: a number belongs to a token however many are drawn at once."""
+        return self
+
     def skip(self, count: int) -> None:
         """Nothing: these streams are of no published code."""
 
@@ -101,6 +110,7 @@ class ReferenceNoise:
             )
         self.batch, self.device = len(seeds), torch.device(device)
         self._generator = torch.Generator(self.device).manual_seed(seeds[0])
+        self.one_by_one = False
 
     def labels(self, num_classes: int) -> list[int]:
         """A class label per image; must come before any other draw."""
@@ -112,6 +122,22 @@ class ReferenceNoise:
         """``count`` standard Gumbel numbers per image, float32."""
         return -self._exponential((self.batch, count)).log()
 
+    def permutations(self, count: int) -> Int[Tensor, "b n"]:
+        """``torch.randperm`` on the CPU, one image after the other (ziqipang/RandAR@d374a72
+        RandAR/model/randar_gpt.py generate).
+        """
+        stream = self._generator
+        if self.device.type != "cpu":  # their one seed is that of both devices
+            stream = torch.Generator().manual_seed(stream.initial_seed())
+        rows = [torch.randperm(count, generator=stream) for _ in range(self.batch)]
+        return torch.stack(rows).to(self.device)
+
+    def apart(self) -> "ReferenceNoise":
+        """The same stream; the tokens of a step are drawn one after the other."""
+        other = copy.copy(self)
+        other.one_by_one = True
+        return other
+
     def skip(self, count: int) -> None:
         """Draws ``count`` uniform numbers per image, float32, and forgets them."""
         if count:
@@ -119,6 +145,9 @@ class ReferenceNoise:
 
     def choose(self, probabilities: Float[Tensor, "b n v"]) -> Int[Tensor, "b n"]:
         """What ``torch.multinomial`` draws from each row: it runs the same race."""
+        if self.one_by_one and probabilities.shape[1] > 1:
+            drawn = [self._exponential(p.shape) for p in probabilities.unbind(1)]
+            return (probabilities / torch.stack(drawn, dim=1)).argmax(-1)
         return (probabilities / self._exponential(probabilities.shape)).argmax(-1)
 
     def _exponential(self, shape: Sequence[int]) -> Tensor:

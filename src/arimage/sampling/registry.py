@@ -26,6 +26,9 @@ SCHEDULES: Registry[type[Schedule]] = Registry(
         "constant": "arimage.sampling.guidance:Constant",
         "linear": "arimage.sampling.guidance:Linear",
         "power_cosine": "arimage.sampling.guidance:PowerCosine",
+        "linear_after": "arimage.sampling.guidance:LinearAfter",
+        "linear_before": "arimage.sampling.guidance:LinearBefore",
+        "linear_per_token": "arimage.sampling.guidance:LinearPerToken",
         "interval": "arimage.sampling.guidance:Interval",
     },
 )

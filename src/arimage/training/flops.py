@@ -104,7 +104,7 @@ def generation_flops(
     for index in range(order.num_steps):
         step = order.next_step(dataclasses.replace(state, step=index))
         assert step is not None
-        guided = guidance.guides(index, order.num_steps)
+        guided = branch.guidance.guides(index, order.num_steps)
         alike[len(step.positions), step.predicts, guided, index == 0].append(step)
 
     def count(step: Step) -> int:

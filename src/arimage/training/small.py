@@ -16,7 +16,15 @@ from arimage.tokenizers.registry import TOKENIZERS
 DOWNSAMPLE = 8
 VOCAB_SIZE = 128
 SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # VAR at 256 px; smaller images take the first ones
-FAMILIES = {"next_scale": "var", "raster": "llama", "masked": "llama", "random": "rar"}
+FAMILIES = {
+    "next_scale": "var",
+    "raster": "llama",
+    "masked": "llama",
+    "random": "rar",
+    "regions": "par",
+    "instructed": "randar",
+}
+GATED = ("llama", "par", "randar")  # three matrices in the feed-forward; the others have two
 SMALL_ORDERS = tuple(FAMILIES)
 
 
@@ -71,8 +79,8 @@ def small_transformer(
     if family == "var":
         scales = [h for h, _ in tokenizer.slots.grids]
         fields |= {"scales": scales, "code_dim": tokenizer.config.code_dim, "shared_adaln": True}
-    else:  # a gated feed-forward has three matrices, the other two
-        fields |= {"grid": [height, width], "mlp_hidden": 256 if family == "llama" else 384}
+    else:
+        fields |= {"grid": [height, width], "mlp_hidden": 256 if family in GATED else 384}
     cls = MODELS[family]
     torch.manual_seed(seed)
     return cls(cls.config_class(**fields))
@@ -107,7 +115,7 @@ def check_order(
         return
     maps = tokenizer.slots.num_scales
     if (order == "next_scale") != (maps > 1):
-        fitting = "next_scale" if maps > 1 else "raster, masked or random"
+        fitting = "next_scale" if maps > 1 else "raster, masked, random, regions or instructed"
         raise ValueError(
             f"got order {order!r} for a tokenizer with {maps} token map{'s' * (maps > 1)}; use "
             f"{fitting}"

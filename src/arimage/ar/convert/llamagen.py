@@ -15,6 +15,8 @@ from arimage.zoo_llamagen import LLAMAGEN_SAMPLING, LLAMAGEN_TEXT_SAMPLING
 
 # width -> heads: gpt.py GPT_B to GPT_7B
 HEADS = {768: 12, 1024: 16, 1280: 20, 1536: 24, 2048: 32, 2560: 40, 3200: 32, 4096: 32}
+# keys of models on the same graph, which have layouts of their own
+RELATIVES = ("spe_tok_embeddings.special_embeddings.weight", "pos_instruct_embeddings")
 SIDE = 16  # of the grid of 256 px models, where nothing says otherwise
 
 
@@ -46,6 +48,11 @@ class LlamaGenLayout(Layout):
         "causal_mask": "the mask of a cache, made from the order",
         r"layers\.\d+\.attention\.kv_cache\.[kv]_cache": "a cache that was saved with the model",
     }
+
+    def recognizes(self, weights: Weights) -> bool:
+        """The anchors, and no key of a relative that is none of them."""
+        others = (key for key in RELATIVES if key not in self.anchors)
+        return super().recognizes(weights) and not any(key in weights for key in others)
 
     def config(self, weights: Weights, **hints: Any) -> LlamaConfig:
         """From shapes; ``scales`` (the side of the grid), ``num_heads`` and ``depth`` are hints."""

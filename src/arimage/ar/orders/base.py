@@ -81,6 +81,10 @@ class Order(ABC):
     def lesson(self, ids: Int[Tensor, "b slots"], draws: Draws) -> Lesson:
         """Inputs and targets of one full pass over real tokens (orders may draw a mask)."""
 
+    def replay(self, ids: Int[Tensor, "b slots"], draws: Draws) -> Lesson:
+        """The lesson under the rule of decoding; the same but for orders that have two rules."""
+        return self.lesson(ids, draws)
+
     def start(self, noise: Noise, known: Known | None = None) -> State:
         """The state before the first step. Random orders draw here."""
         ids = torch.full((noise.batch, self.num_slots), UNKNOWN, device=self.device)

@@ -1,0 +1,136 @@
+"""How long do the systems of the family take beside raster decoding, and beside their own code?
+
+    python benchmarks/family.py --system par [--peer PATH] [--batch 4] [--runs 3]
+
+One size for all: width 256, depth 6, a grid of 16 x 16, LlamaGen's vocabulary, guidance on, random
+weights, float32; tokens alone, no pixels. Raster decoding of LlamaGen's blocks at that size is
+timed in turn; ``speedup`` should be at least half of ``steps_ratio``. ``--peer`` is a checkout of
+the system's repository, whose loop runs with a model of the same size. Last line: one JSON object.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from arimage.ar.registry import MODELS
+from arimage.parts import make_order
+from arimage.sampling.loop import Branch, generate
+from arimage.sampling.settings import Settings
+from arimage.tokenizers.vq import VQTokenizer, VQTokenizerConfig
+
+VOCAB, WIDTH, DEPTH, HEADS, SIDE, HIDDEN = 16384, 256, 6, 4, 16, 768
+SCALE = 2.0  # of guidance
+Call = Callable[[], object]
+
+# model -> settings besides the scale
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "par": {},
+    "randar": {"guidance_schedule": "linear_before"},
+}
+
+
+def ours(name: str, tokenizer: VQTokenizer, labels: torch.Tensor) -> tuple[Call, int]:
+    """A call that makes the tokens of ``labels``, and how many steps it takes."""
+    cls = MODELS[name]
+    fields = {"vocab_size": VOCAB, "width": WIDTH, "depth": DEPTH, "num_heads": HEADS}
+    fields |= {"grid": [SIDE, SIDE], "mlp_hidden": HIDDEN, "num_classes": 1000}
+    model = cls(cls.config_class(**fields)).eval()
+    torch.nn.init.normal_(model.output.weight, std=0.02)
+    settings = Settings(guidance_scale=SCALE, **SYSTEMS[name])
+    order = make_order(tokenizer, model)
+
+    @torch.no_grad()
+    def call() -> object:
+        branch = Branch.of(model, order, labels, settings.guidance())
+        noise = settings.make_noise(list(range(len(labels))), "cpu")
+        *_, state = generate([branch], order, settings.make_sampler(), noise)
+        return state.ids
+
+    return call, order.num_steps
+
+
+def par_peer(path: str, labels: torch.Tensor) -> Call:
+    """Epiphqny/PAR@d96acea: ``generate`` over its own model."""
+    sys.path.insert(0, path)
+    from autoregressive.models.generate import generate as theirs
+    from autoregressive.models.gpt import ModelArgs, Transformer
+
+    sizes = {"dim": WIDTH, "n_layer": DEPTH, "n_head": HEADS, "vocab_size": VOCAB}
+    model = Transformer(ModelArgs(block_size=SIDE * SIDE, **sizes)).eval()
+    torch.nn.init.normal_(model.output.weight, std=0.02)
+    options = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "sample_logits": True}
+    return torch.no_grad()(lambda: theirs(model, labels, SIDE * SIDE, cfg_scale=SCALE, **options))
+
+
+def randar_peer(path: str, labels: torch.Tensor) -> Call:
+    """ziqipang/RandAR@d374a72: ``generate`` of its own model."""
+    sys.path.insert(0, path)
+    from RandAR.model.randar_gpt import RandARTransformer
+
+    sizes = {"dim": WIDTH, "n_layer": DEPTH, "n_head": HEADS, "vocab_size": VOCAB}
+    model = RandARTransformer(block_size=SIDE * SIDE, grad_checkpointing=False, **sizes).eval()
+    torch.nn.init.normal_(model.output.weight, std=0.02)
+    return torch.no_grad()(lambda: model.generate(labels, None, (1.0, SCALE)))
+
+
+PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {"par": par_peer, "randar": randar_peer}
+
+
+def in_turn(calls: dict[str, Call], runs: int) -> dict[str, float]:
+    """Median seconds of each call, after one to warm up; one run of each before the next."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(runs + 1):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            if turn:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def main() -> None:
+    """Times a system, raster decoding and, where given, the system's own code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--system", choices=sorted(set(SYSTEMS) - {"llama"}), required=True)
+    parser.add_argument("--peer", help="a checkout of the system's repository")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    fields = {"image_size": 16 * SIDE, "downsample_factor": 16, "channels": 8, "norm_groups": 4}
+    fields |= {"channel_multipliers": [1, 1, 1, 1, 1], "vocab_size": VOCAB, "code_dim": 8}
+    tokenizer = VQTokenizer(VQTokenizerConfig(**fields)).eval()
+    labels = torch.arange(options.batch)
+    raster, raster_steps = ours("llama", tokenizer, labels)
+    system, steps = ours(options.system, tokenizer, labels)
+    calls = {"raster": raster, options.system: system}
+    if options.peer:
+        calls["peer"] = PEERS[options.system](options.peer, labels)
+    seconds = in_turn(calls, options.runs)
+    record = {
+        "system": options.system,
+        "batch": options.batch,
+        "runs": options.runs,
+        "seconds": {name: round(value, 4) for name, value in seconds.items()},
+        "steps": steps,
+        "steps_ratio": round(raster_steps / steps, 2),
+        "speedup": round(seconds["raster"] / seconds[options.system], 2),
+        "device": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    if options.peer:
+        record["peer_ratio"] = round(seconds["peer"] / seconds[options.system], 2)
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()
