@@ -15,22 +15,31 @@ from torch import Tensor
 from arimage.ar.base import Backbone, Known, State
 from arimage.ar.orders.base import Order
 from arimage.ar.registry import MODELS
-from arimage.convert import INDEX, TOKENIZER, TRANSFORMER, locate
+from arimage.convert import INDEX, TOKENIZER, TRANSFORMER
 from arimage.files import read_json
 from arimage.hub import Access
 from arimage.images import from_pixels, native_pixels, to_pil, to_pixels
 from arimage.outputs import GeneratorOutput, Origin, Preview, check_output_type, gathered, packed
-from arimage.parts import check_fit, load_part, make_order, own_tokenizer, save_parts
+from arimage.parts import (
+    check_fit,
+    find_folder,
+    load_part,
+    make_order,
+    own_tokenizer,
+    save_parts,
+)
 from arimage.pretrained import check_device, default_dtype
 from arimage.publish import Publishable
+from arimage.sampling.autoguidance import Guidable
 from arimage.sampling.batches import Arrival, Fit, arriving
+from arimage.sampling.branches import branches_of
 from arimage.sampling.compiling import Compilable
 from arimage.sampling.conditions import Conditions, Labels, Prompts, Rows, asked, kind, rows_for
 from arimage.sampling.editing import check_known, known_tokens, paste_kept, read_masks
 from arimage.sampling.labels import count_images
-from arimage.sampling.loop import Branch, generate
+from arimage.sampling.loop import generate
 from arimage.sampling.noise import Seeds, make_seeds
-from arimage.sampling.planner import budget_bytes, check_batch_size, fitting_batch, image_bytes
+from arimage.sampling.planner import check_batch_size, planned
 from arimage.sampling.settings import Settings
 from arimage.shapes import Float
 from arimage.tokenizers.base import ImageTokenizer
@@ -40,7 +49,7 @@ if TYPE_CHECKING:
     from arimage.generated import GeneratedImages
 
 
-class ImageGenerator(Compilable, Publishable):
+class ImageGenerator(Compilable, Guidable, Publishable):
     """A tokenizer, a transformer and sampling defaults; callable.
 
     Args:
@@ -112,11 +121,7 @@ class ImageGenerator(Compilable, Publishable):
         )
         dtype = default_dtype(device) if dtype is None else dtype
         own = own_tokenizer(tokenizer, dtype)
-        folder = locate(name, variant, tokenizer if own is None else None, access)
-        if not (folder / INDEX).is_file():
-            raise FileNotFoundError(
-                f"no {INDEX} in {folder}; give a folder made by ImageGenerator.save_pretrained"
-            )
+        folder = find_folder(name, variant, tokenizer if own is None else None, access)
         check_device(device)
         index = read_json(folder / INDEX)
         parts = (
@@ -291,27 +296,31 @@ class ImageGenerator(Compilable, Publishable):
         yield from arriving(fit.batches(make, len(seeds)))
 
     def stream_dataset(
-        self, protocol: Any = None, *, batch_size: int | None = None, **settings: Any
+        self,
+        protocol: Any = None,
+        *,
+        batch_size: int | None = None,
+        keep: float | int = 1,
+        classifier: Any = None,
+        **settings: Any,
     ) -> "GeneratedImages":
         """The images of an evaluation protocol, made when they are read; ``evaluate`` takes it.
 
         ``protocol``: an ``EvaluationProtocol``, a name of ``eval.protocols.PROTOCOLS`` or its
-        beginning, or None for that of the model's authors; the rest as in ``batches``.
+        beginning, or None for that of the model's authors. ``keep``: share of the images that is
+        kept, those that ``classifier`` likes best (rejection.py). The rest as in ``batches``.
 
         Raises:
-            KeyError: an unknown protocol. ValueError: one for another number of classes.
+            KeyError, ValueError: as ``generated.stream``.
         """
-        from arimage.generated import GeneratedImages
+        from arimage.generated import stream
 
-        return GeneratedImages(self, protocol, batch_size=batch_size, settings=settings)
+        return stream(self, protocol, keep, classifier, batch_size, settings)
 
     def plan(self, memory_budget: float | int | None = None, **settings: Any) -> int:
         """How many images fit into ``memory_budget`` GiB at once, by estimate; at least one."""
-        chosen, decoder = self.settings.updated(settings), self.tokenizer.bytes_per_image
-        order = self.order(chosen.num_steps)
-        one = image_bytes(self.transformer, order, chosen.guidance(), decoder, chosen.cache_dtype)
-        budget = budget_bytes(memory_budget, self.device, self.held_bytes)
-        return fitting_batch(one, budget, *self.transformer.table_bytes)
+        chosen = self.settings.updated(settings)
+        return planned(self, self.guide_of(chosen), chosen, memory_budget)
 
     def _fit(self, batch_size: int | None, budget: float | int | None, settings: Any) -> Fit:
         return Fit.of(batch_size, partial(self.plan, budget, **settings), self._shared(settings))
@@ -348,34 +357,23 @@ class ImageGenerator(Compilable, Publishable):
         self, rows: Rows | None, seeds: list[int], known: Known | None, settings: dict[str, Any]
     ) -> Iterator[State]:
         chosen = self.settings.updated(settings)
-        order = self.order(chosen.num_steps)
-        if chosen.more_smooth and not order.mixes:
-            raise ValueError(
-                "more_smooth mixes codes; this transformer reads ids: it is for next-scale models"
-            )
+        order, guide = self.order(chosen.num_steps), self.guide_of(chosen)
         noise = chosen.make_noise(seeds, self.device)
         if rows is None:
             rows = noise.labels(self.transformer.config.num_classes)
         if known is not None:
             check_known(known, self.tokenizer.config.vocab_size)
             known = known.to(self.device)
-        run, guidance = self.captured_run(chosen), chosen.guidance()
-        with torch.no_grad():
-            condition = self.conditions.prepared(rows)
-            parts = self.transformer, order, condition, guidance, chosen.cache_dtype
-            branch = Branch.of(*parts, allocate=run is None)
-        return generate([branch], order, chosen.make_sampler(), noise, known, run)
+        run, parts = self.captured_run(chosen), (self, guide, order, rows, chosen, noise)
+        branches = branches_of(*parts, allocate=run is None)
+        return generate(branches, order, chosen.make_sampler(), noise, known, run)
 
     def order(self, num_steps: int | None = None) -> Order:
         """The order that the transformer was trained for, bound to the tokenizer."""
         return self.captured_order(num_steps, make_order)
 
     def labels(self, class_labels: Sequence[int | str] | int | str) -> list[int]:
-        """Class labels as integers; names are looked up.
-
-        Raises:
-            ValueError: no label, or one out of range. KeyError: an unknown class name.
-        """
+        """Class labels as integers, names looked up; ``read_labels`` has the errors."""
         return self.conditions.labels(class_labels, self.class_names)
 
     def random_labels(self, seeds: Sequence[int], **settings: Any) -> list[int]:

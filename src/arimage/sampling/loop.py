@@ -29,6 +29,7 @@ class Branch:
         cache: of all rows; None where the order keeps none.
         guidance: scale and schedule.
         kept_as: of keys and values, ``Settings.cache_dtype``.
+        weight: of its guided logits in the sum over branches, a number or (); None is 1.
     """
 
     model: Backbone
@@ -36,6 +37,7 @@ class Branch:
     cache: Cache | None
     guidance: Guidance
     kept_as: str | None = None
+    weight: Any = None
 
     @classmethod
     def of(
@@ -53,8 +55,9 @@ class Branch:
         """
         check_cache_dtype(kept_as, order)
         model.pack()
-        sizes = [order.step(i).predicts for i in range(order.num_steps)]
-        guidance = guidance.over(sizes, order.num_slots)
+        steps = [order.step(i) for i in range(order.num_steps)]
+        guidance = guidance.over([step.predicts for step in steps], order.num_slots)
+        guidance = guidance.fitted([step.scale for step in steps])
         if guidance.last_active(order.num_steps) >= 0:
             condition = model.with_null(condition)
         branch = cls(model, model.prepare(condition), None, guidance, kept_as=kept_as)
@@ -69,7 +72,7 @@ class Branch:
         return make_cache(self.kept_as, self.model.cache_shape, rows, order.length, dtype, device)
 
     def logits(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "b n v"]:
-        """Guided float32 logits (b, n, vocab) of one step."""
+        """Guided float32 logits (b, n, vocab) of one step, by their weight."""
         s = self.guidance.at(step.index, step.num_steps)
         guided = self.guidance.guides(step.index, step.num_steps)
         context, cache = self.context, self.cache
@@ -81,7 +84,8 @@ class Branch:
         hidden = self.model(inputs, context, step, cache)
         if guided:  # the head is affine, so mixing before it halves its work
             hidden = hidden[batch:] + times(hidden[:batch] - hidden[batch:], s)
-        return self.model.head(hidden).float()
+        logits = self.model.head(hidden).float()
+        return logits if self.weight is None else logits * self.weight
 
 
 def times(x: Tensor, s: float | Tensor) -> Tensor:
@@ -106,7 +110,8 @@ def generate(
     """Yields the state after each step; previews and editing come for free.
 
     Args:
-        branches: models whose guided logits are added (one, as a rule).
+        branches: models whose guided logits are added, each by its weight (one, as a rule); the
+            first says how published code draws.
         order: owns the state.
         sampler: logits to ids.
         noise: random draws, one stream per image.

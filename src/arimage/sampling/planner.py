@@ -7,6 +7,7 @@ estimate was below the truth, ``batches.Fit`` goes on with fewer.
 """
 
 import math
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from arimage.ar.base import Backbone
 from arimage.ar.orders.base import Order
 from arimage.sampling.cache import CACHE_DTYPES, cache_dtype
 from arimage.sampling.guidance import Guidance
+from arimage.sampling.settings import Settings
 
 LARGEST_BATCH = 256  # more does not make a step faster, and results would arrive late
 GIB = 2**30
@@ -38,8 +40,9 @@ def image_bytes(
         kept_as: ``Settings.cache_dtype``.
     """
     size, shape = model.dtype.itemsize, model.cache_shape
-    rows = 2 if guidance.last_active(order.num_steps) >= 0 else 1
     steps = [order.step(i) for i in range(order.num_steps)]
+    guidance = guidance.fitted([step.scale for step in steps])
+    rows = 2 if guidance.last_active(order.num_steps) >= 0 else 1
     read = cache_dtype(model.dtype, model.device, order).itemsize
     layer = 2 * shape.heads * shape.head_dim * order.length  # values
     cache = shape.layers * layer * read
@@ -49,6 +52,25 @@ def image_bytes(
     activations = widest * model.config.width * ACTIVATIONS * size
     logits = max(step.predicts for step in steps) * model.config.vocab_size * LOGIT_BYTES
     return rows * (cache * order.cached + activations) + logits + tokenizer_bytes
+
+
+def planned(
+    main: Any, guide: Any, settings: Settings, memory_budget: float | int | None = None
+) -> int:
+    """How many images of a generator, and of its guide if there is one, fit at once.
+
+    ``memory_budget``: as ``budget_bytes``.
+    """
+    order, kept_as = main.order(settings.num_steps), settings.cache_dtype
+    decoder, guidance = main.tokenizer.bytes_per_image, settings.guidance()
+    one = image_bytes(main.transformer, order, guidance, decoder, kept_as)
+    tables = [main.transformer.table_bytes]
+    if guide is not None:
+        one += image_bytes(guide.transformer, order, Guidance(), 0, kept_as)
+        tables.append(guide.transformer.table_bytes)
+    table, most = map(sum, zip(*tables, strict=True))
+    budget = budget_bytes(memory_budget, main.device, main.held_bytes)
+    return fitting_batch(one, budget, table, most)
 
 
 def budget_bytes(memory_budget: float | int | None, device: torch.device, held: int = 0) -> int:

@@ -1,0 +1,98 @@
+"""Autoguidance (arXiv 2406.02507): a weaker model of the same tokens as a second branch.
+
+w + s (m - w), where m and w are the logits of the model and of the weaker one, both of the asked
+class (or prompt): what training longer, or a larger model, made better is pushed further. Added
+over branches this is s m + (1 - s) w. The weaker model is an earlier checkpoint or a smaller one,
+over the same tokenizer and in the same order. It goes together with guidance: then m is guided.
+"""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from arimage.sampling.loop import Branch
+from arimage.sampling.settings import Settings
+
+
+def autoguided(branch: Branch, weaker: Branch, scale: float) -> list[Branch]:
+    """Both branches with their weights; ``scale`` 1 would be the first alone."""
+    return [
+        dataclasses.replace(branch, weight=scale),
+        dataclasses.replace(weaker, weight=1 - scale),
+    ]
+
+
+class Guidable:
+    """Gives a generator ``guide_of``; a guide that is named by a setting is loaded once."""
+
+    transformer: Any
+    tokenizer: Any
+
+    def guide_of(self, settings: Settings) -> Any:
+        """The weaker generator that ``settings`` ask for, checked; None where it is off.
+
+        Raises:
+            ValueError: one that does not fit, see ``check_guide``. FileNotFoundError and the like:
+                as ``from_pretrained``, for a name.
+        """
+        if settings.guide is None or settings.guide_scale == 1:
+            return None
+        guide, place = settings.guide, (self.transformer.dtype, self.transformer.device)
+        if isinstance(guide, str):
+            loaded = vars(self).setdefault("_guides", {})
+            key = (guide, *place)
+            if key not in loaded:
+                load: Any = type(self)
+                loaded[key] = load.from_pretrained(guide, dtype=place[0], device=place[1])
+            guide = loaded[key]
+        check_guide(self, guide)
+        return guide
+
+
+def check_guide(main: Any, guide: Any) -> None:
+    """Raises ValueError unless a guide predicts the same tokens of the same conditions in turn.
+
+    Args:
+        main, guide: generators, or what has their ``tokenizer`` and ``transformer``.
+    """
+    for name in ("tokenizer", "transformer"):
+        if not hasattr(guide, name):
+            raise ValueError(
+                f"got a guide of type {type(guide).__name__}; expected an ImageGenerator or the "
+                "name of one"
+            )
+    ours, theirs = facts(main.transformer), facts(guide.transformer)
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise ValueError(
+                f"the guide has {name} {theirs[name]} and this model {value}; give a weaker model "
+                "over the same tokenizer, of the same classes and order"
+            )
+    if main.tokenizer is not guide.tokenizer and not torch.equal(codes(main), codes(guide)):
+        raise ValueError(
+            "the guide's tokenizer has other codes: its ids mean something else; give a weaker "
+            "model that was trained on tokens of the same tokenizer"
+        )
+
+
+def facts(model: Any) -> dict[str, Any]:
+    """What two models must agree on to be branches of one generation."""
+    return {
+        "vocab_size": model.config.vocab_size,
+        "grids": model.slots.grids,
+        "code_dim": model.code_dim,
+        "order": model.config.order,
+        "options of the order": model.order_options,
+        "prefix_length": model.prefix_length,
+        "num_classes": model.config.num_classes,
+        "device": str(model.device),
+    }
+
+
+@torch.no_grad()
+def codes(generator: Any) -> torch.Tensor:
+    """The codes of all ids in bfloat16, so that two dtypes of one file compare as equal."""
+    tokenizer = generator.tokenizer
+    ids = torch.arange(tokenizer.config.vocab_size, device=tokenizer.device)
+    return tokenizer.lookup(ids[None]).bfloat16()
