@@ -15,6 +15,7 @@ from arimage.eval.report import Report
 from arimage.files import new_file, write_json
 
 AXES = (("inception_score", "fid"), ("recall", "precision"))  # x, y of the plot, if both are there
+Done = Sequence[tuple[dict[str, Any], Any]]  # settings and their report
 MOST = 200  # points of one sweep
 APART = re.compile(r",(?![^\[]*\])")  # a comma that is not inside a list in brackets
 
@@ -93,7 +94,7 @@ def sweep(
     return done
 
 
-def records(done: Sequence[tuple[dict[str, Any], Report]]) -> list[dict[str, Any]]:
+def records(done: Done) -> list[dict[str, Any]]:
     """Settings, scores, and whether a point is on the front, as far as there is one."""
     axes = axes_of(done)
     best = front(done, *axes[0]) if axes else []
@@ -104,12 +105,12 @@ def records(done: Sequence[tuple[dict[str, Any], Report]]) -> list[dict[str, Any
     ]
 
 
-def axes_of(done: Sequence[tuple[dict[str, Any], Report]]) -> list[tuple[str, str]]:
+def axes_of(done: Done) -> list[tuple[str, str]]:
     """Pairs of scores that were computed."""
     return [pair for pair in AXES if all(name in done[0][1] for name in pair)]
 
 
-def front(done: Sequence[tuple[dict[str, Any], Report]], x: str, y: str) -> list[int]:
+def front(done: Done, x: str, y: str) -> list[int]:
     """The points that no other is as good as in both scores and better in one, by growing x."""
     signs = [1 if done[0][1][name].higher_is_better else -1 for name in (x, y)]
     values = [
@@ -124,7 +125,7 @@ def front(done: Sequence[tuple[dict[str, Any], Report]], x: str, y: str) -> list
     return sorted(best, key=lambda i: values[i][0] * signs[0])
 
 
-def draw(done: Sequence[tuple[dict[str, Any], Report]], path: Path) -> Path | None:
+def draw(done: Done, path: Path) -> Path | None:
     """FID against IS and precision against recall, as far as they were computed; None if neither.
 
     Raises:
