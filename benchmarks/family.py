@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from arimage.ar.orders.local_groups import STEPS, group_sizes
 from arimage.ar.registry import MODELS
 from arimage.parts import make_order
 from arimage.sampling.loop import Branch, generate
@@ -34,6 +35,8 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "llama": {},
     "par": {},
     "randar": {"guidance_schedule": "linear_before"},
+    "arpg": {"guidance_schedule": "linear_after"},
+    "lpd": {"guidance_schedule": "linear_per_token"},
 }
 
 
@@ -81,7 +84,42 @@ def randar_peer(path: str, labels: torch.Tensor) -> Call:
     return torch.no_grad()(lambda: model.generate(labels, None, (1.0, SCALE)))
 
 
-PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {"par": par_peer, "randar": randar_peer}
+def arpg_peer(path: str, labels: torch.Tensor) -> Call:
+    """hp-l33/ARPG@1a1758c: ``generate`` of its own model."""
+    sys.path.insert(0, path)
+    from models.arpg import ModelArgs, Transformer
+
+    sizes = {"dim": WIDTH, "n_layer": DEPTH, "n_head": HEADS, "vocab_size": VOCAB}
+    model = Transformer(ModelArgs(block_size=SIDE * SIDE, **sizes)).eval()
+    torch.nn.init.normal_(model.head.weight, std=0.02)
+    return torch.no_grad()(lambda: model.generate(labels.clone(), guidance_scale=SCALE))
+
+
+def lpd_peer(path: str, labels: torch.Tensor) -> Call:
+    """mit-han-lab/lpd@f447b83: ``sample_tokens`` of its own model, whose ``device = "cuda"`` was
+    changed to "cpu". Its orders are drawn beforehand there, and with the tokens here.
+    """
+    sys.path.insert(0, path)
+    from models.lpd import LPD
+
+    sizes = group_sizes(SIDE * SIDE, STEPS[SIDE * SIDE])
+    fields = {"decoder_embed_dim": WIDTH, "decoder_depth": DEPTH, "decoder_num_heads": HEADS}
+    model = LPD(mlp_ratio=HIDDEN / WIDTH, vqgan_vocab_size=VOCAB, **fields).eval()
+    blocks = torch.arange(len(sizes) + 1).repeat_interleave(torch.tensor([1, *sizes]))
+    mask = torch.zeros(len(blocks), len(blocks))
+    mask = mask.masked_fill(blocks[None] > blocks[:, None], -torch.inf)
+    orders = torch.rand(len(labels), SIDE * SIDE).argsort(1)
+    options = {"group_sizes": sizes, "orders": orders, "attn_mask": mask}
+    sample = torch.no_grad()(model.sample_tokens)
+    return lambda: sample(len(labels), cfg=SCALE, labels=labels, **options)
+
+
+PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {
+    "par": par_peer,
+    "randar": randar_peer,
+    "arpg": arpg_peer,
+    "lpd": lpd_peer,
+}
 
 
 def in_turn(calls: dict[str, Call], runs: int) -> dict[str, float]:

@@ -61,6 +61,8 @@ TINY_TOKENIZERS = {
 TINY_NETWORKS = {"maskgit": {"latent_channels": 6}}  # fields of the networks besides "ldm"
 
 TEXT = {"text_tokens": 7, "text_width": 10}
+# of grids; it fits the tokenizer
+FIRST = {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48}
 TINY_MODELS = {
     "llama": TinyModel(
         "vq",
@@ -108,6 +110,14 @@ TINY_MODELS = {
             {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
             {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
         ),
+    ),
+    "arpg": TinyModel(
+        "vq",
+        (FIRST, {"grid": (3, 5), "vocab_size": 17, "depth": 4, "width": 24, "num_heads": 2}),
+    ),
+    "lpd": TinyModel(
+        "vq",
+        (FIRST, {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 27, "num_heads": 3}),
     ),
     "var": TinyModel(
         "multiscale_vq",

@@ -9,7 +9,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from test_orders import GRIDS, bind, rule
+from test_orders import GRIDS, RULED, bind, rule
 from tiny import MODELS, SIZED_MODEL_CASES, make_model, make_order, sentence
 from torch.nn.attention import flex_attention as torch_flex
 
@@ -28,12 +28,12 @@ LARGE = {
 }
 CASES = [
     (name, grids, prefix)
-    for name in ORDERS
+    for name in RULED
     for grids in (*GRIDS[name], *LARGE[name])
     for prefix in (1, 2)
 ]
 MASKED = [
-    (name, grids) for name in ORDERS if name != "masked" for grids in (GRIDS[name][0], *LARGE[name])
+    (name, grids) for name in RULED if name != "masked" for grids in (GRIDS[name][0], *LARGE[name])
 ]
 CLASS_MODELS = [case for case in SIZED_MODEL_CASES if not MODELS[case[0]].takes_text]
 ATTENTIONS = ("blocks", "flex")

@@ -192,8 +192,10 @@ class Noise(Protocol):
         """``count`` standard Gumbel numbers per image."""
         ...
 
-    def permutations(self, count: int) -> Int[Tensor, "b n"]:
-        """A random permutation of 0..count-1 for each image."""
+    def permutations(self, count: int, shared: bool = False) -> Int[Tensor, "b n"]:
+        """A random permutation of 0..count-1 for each image; ``shared``: where images share a
+        stream, one for all.
+        """
         ...
 
     def apart(self) -> "Noise":

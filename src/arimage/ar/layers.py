@@ -17,8 +17,8 @@ MANY_QUERIES = 100  # from here on products beat the fused kernel (docs/performa
 
 def attend(
     q: Float[Tensor, "r h m d"],
-    k: Float[Tensor, "r h m d"],
-    v: Float[Tensor, "r h m d"],
+    k: Float[Tensor, "r h n d"],
+    v: Float[Tensor, "r h n d"],
     step: Step,
     cache: Cache | None,
     layer: int,

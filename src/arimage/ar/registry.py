@@ -20,6 +20,8 @@ MODELS: Registry[type[Backbone]] = Registry(
         "rar": "arimage.ar.rar:RARModel",
         "par": "arimage.ar.par:PARModel",
         "randar": "arimage.ar.randar:RandARModel",
+        "arpg": "arimage.ar.arpg:ARPGModel",
+        "lpd": "arimage.ar.lpd:LPDModel",
     },
 )
 
@@ -32,6 +34,8 @@ ORDERS: Registry[type[Order]] = Registry(
         "masked": "arimage.ar.orders.masked:MaskedOrder",
         "regions": "arimage.ar.orders.regions:RegionOrder",
         "instructed": "arimage.ar.orders.instructed:InstructedOrder",
+        "random_groups": "arimage.ar.orders.random_groups:RandomGroupsOrder",
+        "local_groups": "arimage.ar.orders.local_groups:LocalGroupsOrder",
     },
 )
 
@@ -44,5 +48,7 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "rar": "arimage.ar.convert.rar:RARLayout",
         "par": "arimage.ar.convert.par:PARLayout",
         "randar": "arimage.ar.convert.randar:RandARLayout",
+        "arpg": "arimage.ar.convert.arpg:ARPGLayout",
+        "lpd": "arimage.ar.convert.lpd:LPDLayout",
     },
 )

@@ -87,7 +87,7 @@ class Compilable:
         parts = self.tokenizer, self.transformer
         if self.captures is None:
             return make(*parts, num_steps)
-        key = (*map(id, parts), self.transformer.device, num_steps)
+        key = (*map(id, parts), self.transformer.device, self.transformer.config.order, num_steps)
         return self.captures.order(key, lambda: make(*parts, num_steps))
 
     def decode_canvas(self, canvas: Tensor) -> Tensor:

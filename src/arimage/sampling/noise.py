@@ -64,8 +64,8 @@ class PerImageNoise:
         tiny = torch.finfo(torch.float64).tiny
         return -(-self.uniform(count).clamp_min(tiny).log()).clamp_min(tiny).log()
 
-    def permutations(self, count: int) -> Int[Tensor, "b n"]:
-        """A random permutation of 0..count-1 for each image."""
+    def permutations(self, count: int, shared: bool = False) -> Int[Tensor, "b n"]:
+        """A random permutation of 0..count-1 for each image; ``shared`` or not."""
         return self.gumbel(count).argsort(-1)
 
     def apart(self) -> "PerImageNoise":
@@ -122,10 +122,14 @@ class ReferenceNoise:
         """``count`` standard Gumbel numbers per image, float32."""
         return -self._exponential((self.batch, count)).log()
 
-    def permutations(self, count: int) -> Int[Tensor, "b n"]:
+    def permutations(self, count: int, shared: bool = False) -> Int[Tensor, "b n"]:
         """``torch.randperm`` on the CPU, one image after the other (ziqipang/RandAR@d374a72
-        RandAR/model/randar_gpt.py generate).
+        RandAR/model/randar_gpt.py generate); ``shared``: one for all, the order of as many float32
+        numbers (hp-l33/ARPG@1a1758c models/arpg.py generate).
         """
+        if shared:
+            numbers = torch.rand(count, generator=self._generator, device=self.device)
+            return numbers.argsort().expand(self.batch, -1)
         stream = self._generator
         if self.device.type != "cpu":  # their one seed is that of both devices
             stream = torch.Generator().manual_seed(stream.initial_seed())

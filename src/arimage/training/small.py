@@ -23,8 +23,10 @@ FAMILIES = {
     "random": "rar",
     "regions": "par",
     "instructed": "randar",
+    "random_groups": "arpg",
+    "local_groups": "lpd",
 }
-GATED = ("llama", "par", "randar")  # three matrices in the feed-forward; the others have two
+GATED = ("llama", "par", "randar", "arpg")  # a feed-forward of three matrices, not two
 SMALL_ORDERS = tuple(FAMILIES)
 
 
@@ -115,7 +117,8 @@ def check_order(
         return
     maps = tokenizer.slots.num_scales
     if (order == "next_scale") != (maps > 1):
-        fitting = "next_scale" if maps > 1 else "raster, masked, random, regions or instructed"
+        one_map = [name for name in SMALL_ORDERS if name != "next_scale"]
+        fitting = "next_scale" if maps > 1 else f"{', '.join(one_map[:-1])} or {one_map[-1]}"
         raise ValueError(
             f"got order {order!r} for a tokenizer with {maps} token map{'s' * (maps > 1)}; use "
             f"{fitting}"
