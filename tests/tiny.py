@@ -61,6 +61,7 @@ TINY_TOKENIZERS = {
 TINY_NETWORKS = {"maskgit": {"latent_channels": 6}}  # fields of the networks besides "ldm"
 
 TEXT = {"text_tokens": 7, "text_width": 10}
+SCALED = {"scales": (1, 2, 4), "vocab_size": 32, "code_dim": 6, "depth": 2, "width": 32}
 TINY_MODELS = {
     "llama": TinyModel(
         "vq",
@@ -109,10 +110,11 @@ TINY_MODELS = {
             {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
         ),
     ),
+    "mvar": TinyModel("multiscale_vq", ({**SCALED, "window": 3, "window_from": 2},)),
     "var": TinyModel(
         "multiscale_vq",
         (
-            {"scales": (1, 2, 4), "vocab_size": 32, "code_dim": 6, "depth": 2, "width": 32},
+            SCALED,
             {
                 "scales": (1, 2, 3),
                 "vocab_size": 17,

@@ -20,6 +20,7 @@ MODELS: Registry[type[Backbone]] = Registry(
         "rar": "arimage.ar.rar:RARModel",
         "par": "arimage.ar.par:PARModel",
         "randar": "arimage.ar.randar:RandARModel",
+        "mvar": "arimage.ar.mvar:MVARModel",
     },
 )
 
@@ -32,6 +33,7 @@ ORDERS: Registry[type[Order]] = Registry(
         "masked": "arimage.ar.orders.masked:MaskedOrder",
         "regions": "arimage.ar.orders.regions:RegionOrder",
         "instructed": "arimage.ar.orders.instructed:InstructedOrder",
+        "within_scale": "arimage.ar.orders.within_scale:WithinScaleOrder",
     },
 )
 
@@ -44,5 +46,6 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "rar": "arimage.ar.convert.rar:RARLayout",
         "par": "arimage.ar.convert.par:PARLayout",
         "randar": "arimage.ar.convert.randar:RandARLayout",
+        "mvar": "arimage.ar.convert.mvar:MVARLayout",
     },
 )

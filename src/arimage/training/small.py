@@ -23,7 +23,9 @@ FAMILIES = {
     "random": "rar",
     "regions": "par",
     "instructed": "randar",
+    "within_scale": "mvar",
 }
+SCALED = ("next_scale", "within_scale")  # orders over several token maps
 GATED = ("llama", "par", "randar")  # three matrices in the feed-forward; the others have two
 SMALL_ORDERS = tuple(FAMILIES)
 
@@ -46,9 +48,9 @@ def small_tokenizer(order: str, image_size: int, seed: int) -> ImageTokenizer:
         "vocab_size": VOCAB_SIZE,
         "code_dim": 8,
     }
-    if order == "next_scale":
+    if order in SCALED:
         fields["scales"] = scales_to(image_size // DOWNSAMPLE)
-    cls = TOKENIZERS["multiscale_vq" if order == "next_scale" else "vq"]
+    cls = TOKENIZERS["multiscale_vq" if order in SCALED else "vq"]
     torch.manual_seed(seed)
     return cls(cls.config_class(**fields))
 
@@ -76,9 +78,10 @@ def small_transformer(
         "num_heads": 4,
         "dropout": 0.1,
     }
-    if family == "var":
+    if order in SCALED:
         scales = [h for h, _ in tokenizer.slots.grids]
-        fields |= {"scales": scales, "code_dim": tokenizer.config.code_dim, "shared_adaln": True}
+        fields |= {"scales": scales, "code_dim": tokenizer.config.code_dim}
+        fields |= {"shared_adaln": True}
     else:
         fields |= {"grid": [height, width], "mlp_hidden": 256 if family in GATED else 384}
     cls = MODELS[family]
@@ -114,8 +117,9 @@ def check_order(
     if tokenizer is None or tokenizer.slots.grids == ((1, 1),):
         return
     maps = tokenizer.slots.num_scales
-    if (order == "next_scale") != (maps > 1):
-        fitting = "next_scale" if maps > 1 else "raster, masked, random, regions or instructed"
+    if (order in SCALED) != (maps > 1):
+        others = "raster, masked, random, regions or instructed"
+        fitting = " or ".join(SCALED) if maps > 1 else others
         raise ValueError(
             f"got order {order!r} for a tokenizer with {maps} token map{'s' * (maps > 1)}; use "
             f"{fitting}"

@@ -1,0 +1,66 @@
+"""MVAR's models, on VAR's graph, as fields of ``zoo.Preset``.
+
+Files, scores and the settings of each score: CVL-UESTC/MVAR@d0e035a README.md; its cfg t is a scale
+of 1 + t here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from arimage.zoo_llamagen import BY_FIXTURES
+
+VAR_TOKENIZER = {
+    "tokenizer_repo": "FoundationVision/var",
+    "tokenizer_file": "vae_ch160v4096z32.pth",
+}
+TOKENIZER = 108948355
+VAR_SIZES = {16: 310283520, 20: 600917136, 24: 1033399360, 30: 2010020356}
+
+
+def sampling(scale: float, top_k: int, top_p: float) -> dict[str, Any]:
+    """VAR's rule of guidance with these numbers."""
+    return {
+        "guidance_scale": scale,
+        "guidance_schedule": "linear",
+        "top_k": top_k,
+        "top_p": top_p,
+    }
+
+
+MVAR_SAMPLING = sampling(3.7, 1200, 0.99)  # of the one that was trained from nothing
+
+# name after "mvar-", depth, settings of its score, FID of the authors
+_MVAR = (
+    ("d16", 16, MVAR_SAMPLING, 3.01),
+    ("finetune-d16", 16, sampling(3.0, 1200, 0.99), 3.37),
+    ("finetune-d20", 20, sampling(2.5, 900, 0.96), 2.83),
+    ("finetune-d24", 24, sampling(2.4, 900, 0.96), 2.15),
+)
+
+
+def _mvar(name: str, depth: int, settings: dict[str, Any], fid: float) -> dict[str, Any]:
+    from_var = "fine-tuned from VAR's weights; " if name.startswith("finetune") else ""
+    return {
+        "name": f"mvar-{name}",
+        "order": "within_scale",
+        "image_size": 256,
+        "num_classes": 1000,
+        "parameters": (VAR_SIZES[depth], TOKENIZER),
+        "licence": "MIT",
+        "data": "ImageNet-1k; tokenizer: OpenImages",
+        "paper": "2505.12742",
+        "verified": BY_FIXTURES,
+        "repo": "CVLUESTC/MVAR",
+        "variant": name,
+        "file": f"mvar-{name}.pth",
+        **VAR_TOKENIZER,
+        "depth": depth,
+        "sampling": settings,
+        "published": {"fid": fid},
+        "published_by": "CVL-UESTC/MVAR@d0e035a README.md",
+        "remark": f"{from_var}its images were made with the same noise for every batch of 500",
+    }
+
+
+RELATIVES2: tuple[dict[str, Any], ...] = (*(_mvar(*row) for row in _MVAR),)
