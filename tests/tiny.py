@@ -111,6 +111,9 @@ TINY_MODELS = {
         ),
     ),
     "mvar": TinyModel("multiscale_vq", ({**SCALED, "window": 3, "window_from": 2},)),
+    "m_var": TinyModel(
+        "multiscale_vq", (SCALED, {**SCALED, "depth": 1, "width": 64, "qk_norm": False})
+    ),
     "var": TinyModel(
         "multiscale_vq",
         (

@@ -1,7 +1,8 @@
-"""MVAR's models, on VAR's graph, as fields of ``zoo.Preset``.
+"""MVAR's and M-VAR's models, on VAR's graph or near it, as fields of ``zoo.Preset``.
 
-Files, scores and the settings of each score: CVL-UESTC/MVAR@d0e035a README.md; its cfg t is a scale
-of 1 + t here.
+Files, scores and the settings of each score: CVL-UESTC/MVAR@d0e035a README.md;
+OliverRensu/MVAR@80768a1 README.md and gen_img_uncond.py, scores of arXiv 2411.10433. Their cfg t
+is a scale of 1 + t here.
 """
 
 from __future__ import annotations
@@ -63,4 +64,40 @@ def _mvar(name: str, depth: int, settings: dict[str, Any], fid: float) -> dict[s
     }
 
 
-RELATIVES2: tuple[dict[str, Any], ...] = (*(_mvar(*row) for row in _MVAR),)
+# depth, parameters, FID of the authors; normalised queries and keys from 24 on
+_M_VAR = (
+    (16, 464157184, None),
+    (20, 900528736, None),
+    (24, 1550067136, 1.93),
+    (32, 3658707968, 1.78),
+)
+
+
+def _m_var(depth: int, parameters: int, fid: float | None) -> dict[str, Any]:
+    counted = "its paper counts 3.0 B; a model of depth 32, as its script builds, has 3.7 B"
+    return {
+        "name": f"m-var-d{depth}",
+        "order": "within_scale",
+        "image_size": 256,
+        "num_classes": 1000,
+        "parameters": (parameters, TOKENIZER),
+        "licence": "unknown",
+        "data": "ImageNet-1k; tokenizer: OpenImages",
+        "paper": "2411.10433",
+        "verified": BY_FIXTURES,
+        "repo": "OliverRen/M-VAR",
+        "variant": f"d{depth}",
+        "file": f"d{depth}.pth",
+        **VAR_TOKENIZER,
+        "depth": depth,
+        "sampling": sampling(2.5, 900, 0.96),
+        "published": {} if fid is None else {"fid": fid},
+        "published_by": "" if fid is None else "arXiv 2411.10433",
+        "remark": counted if depth == 32 else "",
+    }
+
+
+RELATIVES2: tuple[dict[str, Any], ...] = (
+    *(_mvar(*row) for row in _MVAR),
+    *(_m_var(*row) for row in _M_VAR),
+)

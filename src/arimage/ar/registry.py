@@ -21,6 +21,7 @@ MODELS: Registry[type[Backbone]] = Registry(
         "par": "arimage.ar.par:PARModel",
         "randar": "arimage.ar.randar:RandARModel",
         "mvar": "arimage.ar.mvar:MVARModel",
+        "m_var": "arimage.ar.m_var:MambaVARModel",
     },
 )
 
@@ -47,5 +48,6 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "par": "arimage.ar.convert.par:PARLayout",
         "randar": "arimage.ar.convert.randar:RandARLayout",
         "mvar": "arimage.ar.convert.mvar:MVARLayout",
+        "m_var": "arimage.ar.convert.m_var:MambaVARLayout",
     },
 )

@@ -61,10 +61,11 @@ class Branch:
         return dataclasses.replace(branch, cache=branch.new_cache(order)) if allocate else branch
 
     def new_cache(self, order: Order) -> Cache | None:
-        """Memory for all rows, or None where the order keeps nothing."""
-        if not order.cached:
-            return None
+        """Memory for all rows, or None where neither the model nor the order keeps any."""
         rows, device = len(self.context.prefix), self.context.prefix.device
+        own = self.model.new_cache(rows, device)
+        if own is not None or not order.cached:
+            return own
         dtype = cache_dtype(self.model.dtype, device, order)
         return make_cache(self.kept_as, self.model.cache_shape, rows, order.length, dtype, device)
 

@@ -81,7 +81,7 @@ def small_transformer(
     if order in SCALED:
         scales = [h for h, _ in tokenizer.slots.grids]
         fields |= {"scales": scales, "code_dim": tokenizer.config.code_dim}
-        fields |= {"shared_adaln": True}
+        fields |= {"shared_adaln": True} if family != "m_var" else {}
     else:
         fields |= {"grid": [height, width], "mlp_hidden": 256 if family in GATED else 384}
     cls = MODELS[family]
