@@ -1,8 +1,8 @@
-"""MVAR's and M-VAR's models, on VAR's graph or near it, as fields of ``zoo.Preset``.
+"""MVAR's, M-VAR's and CoDe's models, on VAR's graph or near it, as fields of ``zoo.Preset``.
 
 Files, scores and the settings of each score: CVL-UESTC/MVAR@d0e035a README.md;
-OliverRensu/MVAR@80768a1 README.md and gen_img_uncond.py, scores of arXiv 2411.10433. Their cfg t
-is a scale of 1 + t here.
+OliverRensu/MVAR@80768a1 README.md and gen_img_uncond.py, scores of arXiv 2411.10433;
+czg1225/CoDe@bfb204d README.md and sample_CoDe.py. Their cfg t is a scale of 1 + t here.
 """
 
 from __future__ import annotations
@@ -97,7 +97,37 @@ def _m_var(depth: int, parameters: int, fid: float | None) -> dict[str, Any]:
     }
 
 
+# step of the hand-over, FID of the pair by its authors
+_CODE = ((9, 1.94), (8, 1.98), (7, 2.11), (6, 2.27))
+
+
+def _code(part: str, depth: int, step: int, fid: float) -> dict[str, Any]:
+    return {
+        "name": f"code-{part}-{step}",
+        "order": "next_scale",
+        "image_size": 256,
+        "num_classes": 1000,
+        "parameters": (VAR_SIZES[depth], TOKENIZER),
+        "licence": "MIT",
+        "data": "ImageNet-1k; tokenizer: OpenImages",
+        "paper": "2411.17787",
+        "verified": BY_FIXTURES,
+        "repo": "Zigeng/VAR_CoDe",
+        "variant": f"{part}-{step}",
+        "file": f"{part}_{step}.pth",
+        **VAR_TOKENIZER,
+        "depth": depth,
+        "sampling": sampling(2.5, 600, 0.96),
+        "published": {"fid": fid},
+        "published_by": "czg1225/CoDe@bfb204d README.md",
+        "remark": f"of drafter {step}, which hands over to refiner {step} at step {step}, at a "
+        "temperature of 1.1 in the first 7 steps",
+    }
+
+
 RELATIVES2: tuple[dict[str, Any], ...] = (
     *(_mvar(*row) for row in _MVAR),
     *(_m_var(*row) for row in _M_VAR),
+    *(_code("drafter", 30, *row) for row in _CODE),
+    *(_code("refiner", 16, *row) for row in _CODE),
 )
