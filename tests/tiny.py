@@ -63,6 +63,7 @@ TINY_NETWORKS = {"maskgit": {"latent_channels": 6}}  # fields of the networks be
 TEXT = {"text_tokens": 7, "text_width": 10}
 # of grids; it fits the tokenizer
 FIRST = {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48}
+SCALED = {"scales": (1, 2, 4), "vocab_size": 32, "code_dim": 6, "depth": 2, "width": 32}
 TINY_MODELS = {
     "llama": TinyModel(
         "vq",
@@ -119,10 +120,14 @@ TINY_MODELS = {
         "vq",
         (FIRST, {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 27, "num_heads": 3}),
     ),
+    "mvar": TinyModel("multiscale_vq", ({**SCALED, "window": 3, "window_from": 2},)),
+    "m_var": TinyModel(
+        "multiscale_vq", (SCALED, {**SCALED, "depth": 1, "width": 64, "qk_norm": False})
+    ),
     "var": TinyModel(
         "multiscale_vq",
         (
-            {"scales": (1, 2, 4), "vocab_size": 32, "code_dim": 6, "depth": 2, "width": 32},
+            SCALED,
             {
                 "scales": (1, 2, 3),
                 "vocab_size": 17,

@@ -25,6 +25,7 @@ LARGE = {
     "masked": [((16, 16),)],
     "regions": [((16, 16),)],
     "instructed": [((9, 15),)],
+    "within_scale": [square_grids((1, 2, 5, 9))],
 }
 CASES = [
     (name, grids, prefix)

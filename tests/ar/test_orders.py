@@ -16,6 +16,7 @@ from arimage.ar.orders.random import RandomOrder
 from arimage.ar.orders.random_groups import RandomGroupsOrder
 from arimage.ar.orders.raster import RasterOrder
 from arimage.ar.orders.regions import RegionOrder
+from arimage.ar.orders.within_scale import WithinScaleOrder
 from arimage.ar.registry import ORDERS
 from arimage.sampling.noise import PerImageNoise
 from arimage.slots import square_grids
@@ -29,6 +30,7 @@ GRIDS = {
     "next_scale": [square_grids((1, 2, 3)), square_grids((1, 3, 4, 5)), ((1, 1),)],
     "random_groups": [((2, 3),), ((4, 4),), ((1, 1),)],
     "local_groups": [((2, 3),), ((4, 4),), ((1, 1),)],
+    "within_scale": [square_grids((1, 2, 3)), square_grids((1, 3, 4, 5)), ((1, 1),)],
 }
 RULED = [n for n in ORDERS if not issubclass(ORDERS[n], GroupedOrder)]  # test_grouped_orders.py
 CASES = [(name, grids, prefix) for name in RULED for grids in GRIDS[name] for prefix in (1, 3)]
@@ -41,7 +43,7 @@ def bind(name, grids, prefix=1, **options):
 def groups_of(name, grids):
     """Slots predicted together, from the definition of each order."""
     sizes = [h * w for h, w in grids]
-    if name == "next_scale":
+    if name in ("next_scale", "within_scale"):
         return [range(sum(sizes[:k]), sum(sizes[: k + 1])) for k in range(len(sizes))]
     if name == "regions":
         return in_regions(*grids[0])
@@ -79,6 +81,8 @@ def rule(name, grids, prefix):
     for k, slots in enumerate(groups_of(name, grids)):
         scale += [k] * len(slots)
     place = torch.tensor(scale)
+    if name == "within_scale":
+        return place[None] == place[:, None]
     return place[None] <= place[:, None]
 
 
@@ -88,7 +92,8 @@ def obeys(order, expected):
     masks = [(full.mask, expected)]
     for index in range(order.num_steps):
         step = order.step(index)
-        masks.append((step.mask, expected[step.start : step.stop, : step.stop]))
+        first = 0 if step.cached else step.start
+        masks.append((step.mask, expected[step.start : step.stop, first : step.stop]))
     return all(
         torch.equal(torch.ones_like(rows) if mask is None else mask, rows) for mask, rows in masks
     )
@@ -141,7 +146,7 @@ def test_descriptors_tell_the_prefix_from_the_content_and_where_it_is(name, grid
     if name in ("regions", "instructed"):
         return
     table = order.fuser.slots
-    first = prefix - 1 if name == "next_scale" else prefix
+    first = prefix - 1 if name in ("next_scale", "within_scale") else prefix
     fed = order.length - first
     assert places.row[first:].tolist() == table.row[:fed].tolist()
     assert places.column[first:].tolist() == table.column[:fed].tolist()
@@ -357,6 +362,7 @@ def test_the_registry_leads_to_these_orders():
         "instructed": InstructedOrder,
         "random_groups": RandomGroupsOrder,
         "local_groups": LocalGroupsOrder,
+        "within_scale": WithinScaleOrder,
     }
     assert {name: ORDERS[name] for name in ORDERS} == bound
 

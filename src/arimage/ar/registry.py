@@ -22,6 +22,8 @@ MODELS: Registry[type[Backbone]] = Registry(
         "randar": "arimage.ar.randar:RandARModel",
         "arpg": "arimage.ar.arpg:ARPGModel",
         "lpd": "arimage.ar.lpd:LPDModel",
+        "mvar": "arimage.ar.mvar:MVARModel",
+        "m_var": "arimage.ar.m_var:MambaVARModel",
     },
 )
 
@@ -36,6 +38,7 @@ ORDERS: Registry[type[Order]] = Registry(
         "instructed": "arimage.ar.orders.instructed:InstructedOrder",
         "random_groups": "arimage.ar.orders.random_groups:RandomGroupsOrder",
         "local_groups": "arimage.ar.orders.local_groups:LocalGroupsOrder",
+        "within_scale": "arimage.ar.orders.within_scale:WithinScaleOrder",
     },
 )
 
@@ -50,5 +53,7 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "randar": "arimage.ar.convert.randar:RandARLayout",
         "arpg": "arimage.ar.convert.arpg:ARPGLayout",
         "lpd": "arimage.ar.convert.lpd:LPDLayout",
+        "mvar": "arimage.ar.convert.mvar:MVARLayout",
+        "m_var": "arimage.ar.convert.m_var:MambaVARLayout",
     },
 )
