@@ -58,7 +58,9 @@ TINY_TOKENIZERS = {
     "vq": CONVOLUTIONS,
     "multiscale_vq": {**CONVOLUTIONS, "scales": (1, 2, 4), "num_phi": 2},
 }
-TINY_NETWORKS = {"maskgit": {"latent_channels": 6}}  # fields of the networks besides "ldm"
+TINY_NETWORKS = {
+    name: {"latent_channels": 6} for name in ("maskgit", "maskbit")
+}  # fields of the networks besides "ldm"
 
 TEXT = {"text_tokens": 7, "text_width": 10}
 TINY_MODELS = {
@@ -107,6 +109,27 @@ TINY_MODELS = {
             {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
             {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
             {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
+        ),
+    ),
+    "halton": TinyModel(
+        "vq",
+        (
+            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
+            {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 23, "num_heads": 2},
+        ),
+    ),
+    "maskbit": TinyModel(
+        "vq",
+        (
+            {
+                "grid": (4, 4),
+                "vocab_size": 32,
+                "depth": 2,
+                "width": 32,
+                "mlp_hidden": 48,
+                "splits": 5,
+            },
+            {"grid": (3, 5), "vocab_size": 64, "depth": 1, "width": 24, "num_heads": 2},
         ),
     ),
     "var": TinyModel(

@@ -7,6 +7,8 @@ import torch
 from tiny import MODEL_CASES, ToyFuser, make_model, make_order, sentence
 
 from arimage.ar.base import CONTENT, PREFIX, QUERY, UNKNOWN, Draw, Known
+from arimage.ar.orders.bits import BitOrder
+from arimage.ar.orders.halton import HaltonOrder
 from arimage.ar.orders.instructed import InstructedOrder
 from arimage.ar.orders.masked import MaskedOrder
 from arimage.ar.orders.next_scale import NextScaleOrder
@@ -21,14 +23,19 @@ GRIDS = {
     "raster": [((2, 3),), ((4, 4),), ((1, 1),)],
     "random": [((2, 3),), ((4, 4),), ((1, 1),)],
     "masked": [((2, 3),), ((4, 4),)],
+    "halton": [((2, 3),), ((4, 4),)],
+    "bits": [((2, 3),), ((4, 4),)],
     "instructed": [((2, 3),), ((4, 4),), ((1, 1),)],
     "regions": [((2, 6),), ((4, 4),), ((2, 2),)],  # 4 of them
     "next_scale": [square_grids((1, 2, 3)), square_grids((1, 3, 4, 5)), ((1, 1),)],
 }
+UNCACHED = ("masked", "halton", "bits")  # everything is embedded at every step
+OPTIONS = {"bits": {"splits": 1, "size": 32}}  # so that entries are ids of the toy fuser
 CASES = [(name, grids, prefix) for name in ORDERS for grids in GRIDS[name] for prefix in (1, 3)]
 
 
 def bind(name, grids, prefix=1, **options):
+    options = OPTIONS.get(name, {}) | options
     return ORDERS[name](ToyFuser(grids, 32, 4), prefix, "cpu", **options)
 
 
@@ -56,10 +63,10 @@ def rule(name, grids, prefix):
 
     Of a random order's positions only their places in the path are known, as of raster's.
     """
-    length = prefix + sum(h * w for h, w in grids) - (name != "masked")
+    length = prefix + sum(h * w for h, w in grids) - (name not in UNCACHED)
     if name == "instructed":  # a query beside each token
         length = prefix + 2 * sum(h * w for h, w in grids) - 1
-    if name == "masked":
+    if name in UNCACHED:
         return torch.ones(length, length, dtype=torch.bool)
     if name in ("raster", "random", "instructed"):
         return torch.ones(length, length, dtype=torch.bool).tril()
@@ -105,9 +112,14 @@ def test_steps_cover_every_slot_once_and_every_position_once(name, grids, prefix
     order = bind(name, grids, prefix)
     steps = [order.step(i) for i in range(order.num_steps)]
     assert [s.index for s in steps] == list(range(order.num_steps))
-    if name == "masked":
-        assert all(s.slots.tolist() == list(range(order.num_slots)) for s in steps)
+    if name in UNCACHED:
         assert all((s.start, s.stop) == (0, order.length) for s in steps)
+        predicted = [s.slots.tolist() for s in steps]
+        if name == "halton":
+            assert [slot for slots in predicted for slot in slots] == order.path.tolist()
+            assert [(s.reads - prefix).tolist() for s in steps] == predicted
+        else:
+            assert all(slots == list(range(order.num_slots)) for slots in predicted)
         return
     assert [s.slots.tolist() for s in steps] == [list(g) for g in groups_of(name, grids)]
     positions = torch.cat([s.positions for s in steps])
@@ -198,13 +210,36 @@ def test_a_masked_lesson_hides_a_cosine_share_and_only_that_counts():
     assert hidden.float().mean(0).std() < 0.02  # every slot alike
 
 
+def test_a_lesson_in_bits_hides_entries_apart_and_counts_all():
+    order = bind("bits", ((4, 4),), splits=2, size=8)
+    ids = torch.randint(0, 64, (500, 16), generator=torch.Generator().manual_seed(0))
+    given = order.lesson(ids, torch.Generator().manual_seed(1))
+    low, high = (given.targets.unflatten(1, (16, 2))[..., i] for i in range(2))
+    assert torch.equal(low + 8 * high, ids)
+    assert given.counts.all()
+    shown = order.entries(given.inputs)
+    hidden = shown == UNKNOWN
+    assert torch.equal(shown[~hidden], given.targets[~hidden])
+    assert hidden.float().mean().item() == pytest.approx(2 / math.pi, abs=0.05)  # of arccos(u)
+    halves = hidden.unflatten(1, (16, 2))
+    assert (halves[..., 0] != halves[..., 1]).any()
+
+
+def test_a_halton_lesson_counts_what_it_shows_too():
+    ids, given = lesson(bind("halton", ((4, 4),)), batch=200)
+    hidden = given.inputs == UNKNOWN
+    assert torch.equal(given.inputs[~hidden], ids[~hidden])
+    assert given.counts.all()
+    assert (~hidden).any()
+
+
 @pytest.mark.parametrize(("name", "order"), MODEL_CASES)
 def test_a_lesson_fits_the_model(name, order):
     model = make_model(name, order)
     bound = make_order(model)
     _, given = lesson(bound, batch=2)
     hidden = model(given.inputs, model.prepare(torch.tensor([0, 1])), given.step)
-    assert model.head(hidden).shape == (*given.targets.shape, model.config.vocab_size)
+    assert model.head(hidden).shape == (*given.targets.shape, model.num_choices)
     assert given.counts.shape == given.targets.shape
 
 
@@ -349,6 +384,8 @@ def test_the_registry_leads_to_these_orders():
         "next_scale": NextScaleOrder,
         "regions": RegionOrder,
         "instructed": InstructedOrder,
+        "halton": HaltonOrder,
+        "bits": BitOrder,
     }
     assert {name: ORDERS[name] for name in ORDERS} == bound
 
