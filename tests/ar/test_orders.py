@@ -1,6 +1,5 @@
 """Orders: context rules, steps, lessons, and the schedule of the masked one."""
 
-
 import pytest
 import torch
 from tiny import MODEL_CASES, ToyFuser, make_model, make_order, sentence

@@ -4,9 +4,9 @@ The path is known beforehand, and so are the slots of each step: logits are comp
 alone. Behaviour of valeoai/Halton-MaskGIT@f61b0a1 Sampler/halton_sampler.py.
 
 With ``refresh`` most passes embed only the slots that were chosen since the last full pass and
-those they predict; the others keep the keys and values of that pass (after ReCAP's reuse of context
-features). It is an approximation from the second block on: a slot's own features no longer follow
-what was chosen meanwhile.
+those they predict; the others keep the keys and values of that pass (after ReCAP, 2505.19089). It
+is an approximation from the second block on: the features of a slot that is left out no longer
+follow what was chosen meanwhile.
 """
 
 import dataclasses
