@@ -19,6 +19,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -49,6 +51,8 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "mvar": {"guidance_schedule": "linear"},
     "m_var": {"guidance_schedule": "linear"},
     "code": {"guidance_schedule": "linear"},
+    "halton": {},
+    "maskbit": {"guidance_schedule": {"name": "power_cosine", "power": 3.0}},
 }
 SCALED = ("var", "mvar", "m_var", "code")
 
@@ -62,7 +66,8 @@ def built(name: str, depth: int = DEPTH) -> Backbone:
     else:
         fields |= {"vocab_size": VOCAB, "grid": [SIDE, SIDE], "mlp_hidden": HIDDEN}
     model = cls(cls.config_class(**fields)).eval()
-    torch.nn.init.normal_(model.output.weight, std=0.02)
+    if hasattr(model, "output"):
+        torch.nn.init.normal_(model.output.weight, std=0.02)
     return model
 
 
@@ -76,15 +81,18 @@ def tokenizer_for(name: str) -> ImageTokenizer:
     return cls(cls.config_class(**fields)).eval()
 
 
-def ours(name: str, labels: torch.Tensor) -> tuple[Call, int]:
-    """A call that makes the tokens of ``labels``, and how many steps it takes."""
-    settings = Settings(guidance_scale=SCALE, **SYSTEMS[name])
+def ours(name: str, labels: torch.Tensor, **more: Any) -> tuple[Call, int]:
+    """A call that makes the tokens of ``labels``, and how many steps it takes.
+
+    ``more``: settings.
+    """
+    settings = Settings.from_json({"guidance_scale": SCALE, **SYSTEMS[name], **more})
     models = [built("var" if name == "code" else name)]
     spans: list[tuple[int, int | None]] = [(0, None)]
     if name == "code":
         models.append(built("var", SMALL_DEPTH))
         spans = [(0, HANDOVER), (HANDOVER, None)]
-    order = make_order(tokenizer_for(name), models[0])
+    order = make_order(tokenizer_for(name), models[0], **settings.order_options)
 
     @torch.no_grad()
     def call() -> object:
@@ -199,6 +207,42 @@ def code_peer(path: str, labels: torch.Tensor) -> Call:
     return call
 
 
+def halton_peer(path: str, labels: torch.Tensor) -> Call:
+    """valeoai/Halton-MaskGIT@f61b0a1: its Halton sampler over its own model, nothing decoded."""
+    sys.path.insert(0, path)
+    from Network.transformer import Transformer
+    from Sampler.halton_sampler import HaltonSampler
+
+    sizes = {"hidden_dim": WIDTH, "depth": DEPTH, "heads": HEADS, "codebook_size": VOCAB}
+    model = Transformer(input_size=SIDE, mlp_dim=4 * WIDTH, nclass=1000, **sizes)
+    args = SimpleNamespace(device="cpu", mask_value=VOCAB, codebook_size=VOCAB)
+    trainer = SimpleNamespace(
+        vit=model,
+        input_size=SIDE,
+        args=args,
+        autocast=nullcontext(),
+        ae=SimpleNamespace(decode_code=lambda ids: ids.float()),
+    )
+    sampler = HaltonSampler(w=SCALE - 1, step=32, randomize=True)
+    return lambda: sampler(trainer, nb_sample=len(labels), labels=labels, verbose=False)
+
+
+def maskbit_peer(path: str, labels: torch.Tensor) -> Call:
+    """markweberdev/maskbit@5ea3d73: ``sample`` over its own model, nothing decoded."""
+    sys.path.insert(0, path)
+    from modeling.bert import LFQBert
+    from modeling.modules.sampling import sample
+
+    sizes = {"hidden_dim": WIDTH, "depth": DEPTH, "heads": HEADS, "mlp_dim": HIDDEN}
+    model = LFQBert(img_size=16 * SIDE, codebook_size=VOCAB, codebook_splits=2, **sizes)
+    pixels = torch.nn.Identity()
+    pixels.decode_tokens = lambda ids: ids
+    options = {"num_steps": 64, "mask_schedule_strategy": "arccos", "scale_pow": 3.0}
+    options |= {"guidance_scale": SCALE - 1, "guidance_annealing": "cosine", "mask_token": 128}
+    options |= {"codebook_size": VOCAB, "codebook_splits": 2, "patch_size": SIDE}
+    return lambda: sample(model, pixels, len(labels), labels, **options)
+
+
 PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {
     "par": par_peer,
     "randar": randar_peer,
@@ -206,6 +250,8 @@ PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {
     "lpd": lpd_peer,
     "mvar": mvar_peer,
     "code": code_peer,
+    "halton": halton_peer,
+    "maskbit": maskbit_peer,
 }
 
 
@@ -227,13 +273,14 @@ def main() -> None:
     systems = sorted(set(SYSTEMS) - {"llama", "var"})
     parser.add_argument("--system", choices=systems, required=True)
     parser.add_argument("--peer", help="a checkout of the system's repository")
+    parser.add_argument("--refresh", type=int, help="full passes every so many, for halton")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     torch.manual_seed(0)
     labels = torch.arange(options.batch)
     raster, raster_steps = ours("llama", labels)
-    system, steps = ours(options.system, labels)
+    system, steps = ours(options.system, labels, refresh=options.refresh)
     calls = {"raster": raster, options.system: system}
     if options.system in SCALED:
         calls["var"] = ours("var", labels)[0]

@@ -9,7 +9,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from test_orders import GRIDS, RULED, bind, rule
+from test_orders import GRIDS, RULED, UNCACHED, bind, rule
 from tiny import MODELS, SIZED_MODEL_CASES, make_model, make_order, sentence
 from torch.nn.attention import flex_attention as torch_flex
 
@@ -23,6 +23,8 @@ LARGE = {
     "raster": [((16, 16),), ((9, 15),)],
     "random": [((9, 15),)],
     "masked": [((16, 16),)],
+    "halton": [((16, 16),)],
+    "bits": [((16, 16),)],
     "regions": [((16, 16),)],
     "instructed": [((9, 15),)],
     "within_scale": [square_grids((1, 2, 5, 9))],
@@ -34,7 +36,10 @@ CASES = [
     for prefix in (1, 2)
 ]
 MASKED = [
-    (name, grids) for name in RULED if name != "masked" for grids in (GRIDS[name][0], *LARGE[name])
+    (name, grids)
+    for name in RULED
+    if name not in UNCACHED
+    for grids in (GRIDS[name][0], *LARGE[name])
 ]
 CLASS_MODELS = [case for case in SIZED_MODEL_CASES if not MODELS[case[0]].takes_text]
 ATTENTIONS = ("blocks", "flex")

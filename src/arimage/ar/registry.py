@@ -24,6 +24,8 @@ MODELS: Registry[type[Backbone]] = Registry(
         "lpd": "arimage.ar.lpd:LPDModel",
         "mvar": "arimage.ar.mvar:MVARModel",
         "m_var": "arimage.ar.m_var:MambaVARModel",
+        "halton": "arimage.ar.halton:HaltonModel",
+        "maskbit": "arimage.ar.maskbit:MaskBitModel",
     },
 )
 
@@ -39,6 +41,8 @@ ORDERS: Registry[type[Order]] = Registry(
         "random_groups": "arimage.ar.orders.random_groups:RandomGroupsOrder",
         "local_groups": "arimage.ar.orders.local_groups:LocalGroupsOrder",
         "within_scale": "arimage.ar.orders.within_scale:WithinScaleOrder",
+        "halton": "arimage.ar.orders.halton:HaltonOrder",
+        "bits": "arimage.ar.orders.bits:BitOrder",
     },
 )
 
@@ -55,5 +59,7 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "lpd": "arimage.ar.convert.lpd:LPDLayout",
         "mvar": "arimage.ar.convert.mvar:MVARLayout",
         "m_var": "arimage.ar.convert.m_var:MambaVARLayout",
+        "halton": "arimage.ar.convert.halton:HaltonLayout",
+        "maskbit": "arimage.ar.convert.maskbit:MaskBitLayout",
     },
 )

@@ -26,9 +26,11 @@ FAMILIES = {
     "random_groups": "arpg",
     "local_groups": "lpd",
     "within_scale": "mvar",
+    "halton": "halton",
+    "bits": "maskbit",
 }
 SCALED = ("next_scale", "within_scale")  # orders over several token maps
-GATED = ("llama", "par", "randar", "arpg")  # a feed-forward of three matrices, not two
+GATED = ("llama", "par", "randar", "arpg", "halton")  # a feed-forward of three matrices, not two
 SMALL_ORDERS = tuple(FAMILIES)
 
 
@@ -50,6 +52,8 @@ def small_tokenizer(order: str, image_size: int, seed: int) -> ImageTokenizer:
         "vocab_size": VOCAB_SIZE,
         "code_dim": 8,
     }
+    if order == "bits":
+        fields |= {"quantizer": "lfq", "vocab_size": 2 ** fields["code_dim"]}
     if order in SCALED:
         fields["scales"] = scales_to(image_size // DOWNSAMPLE)
     cls = TOKENIZERS["multiscale_vq" if order in SCALED else "vq"]
