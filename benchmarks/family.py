@@ -2,10 +2,11 @@
 
     python benchmarks/family.py --system par [--peer PATH] [--batch 4] [--runs 3]
 
-One size for all: width 256, depth 6, a grid of 16 x 16, LlamaGen's vocabulary, guidance on, random
-weights, float32; tokens alone, no pixels. Raster decoding of LlamaGen's blocks at that size is
-timed in turn; ``speedup`` should be at least half of ``steps_ratio``. ``--peer`` is a checkout of
-the system's repository, whose loop runs with a model of the same size. Last line: one JSON object.
+One size for all: width 256, depth 6, a grid of 16 x 16 (VAR's ten token maps for those that have
+several), LlamaGen's vocabulary, guidance on, random weights, float32; tokens alone, no pixels.
+Raster decoding of LlamaGen's blocks at that size is timed in turn; ``speedup`` should be at least
+half of ``steps_ratio``. ``--peer`` is a checkout of the system's repository, whose loop runs with a
+model of the same size. Last line: one JSON object.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,9 +25,10 @@ from arimage.ar.registry import MODELS
 from arimage.parts import make_order
 from arimage.sampling.loop import Branch, generate
 from arimage.sampling.settings import Settings
-from arimage.tokenizers.vq import VQTokenizer, VQTokenizerConfig
+from arimage.tokenizers.base import ImageTokenizer
+from arimage.tokenizers.registry import TOKENIZERS
 
-VOCAB, WIDTH, DEPTH, HEADS, SIDE, HIDDEN = 16384, 256, 6, 4, 16, 768
+VOCAB, CODE_DIM, WIDTH, DEPTH, HEADS, SIDE, HIDDEN = 16384, 8, 256, 6, 4, 16, 768
 SCALE = 2.0  # of guidance
 Call = Callable[[], object]
 
@@ -34,14 +37,29 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "llama": {},
     "par": {},
     "randar": {"guidance_schedule": "linear_before"},
+    "flexvar": {"guidance_schedule": "linear_by_map"},
 }
+SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, SIDE)
+BY_SCALE = {"flexvar": "flexible_vq"}  # model -> tokenizer, where there are several token maps
 
 
-def ours(name: str, tokenizer: VQTokenizer, labels: torch.Tensor) -> tuple[Call, int]:
+def tokenizer_of(name: str) -> ImageTokenizer:
+    """An untrained tokenizer of the kind that a model needs."""
+    fields = {"image_size": 16 * SIDE, "downsample_factor": 16, "channels": 8, "norm_groups": 4}
+    fields |= {"channel_multipliers": [1, 1, 1, 1, 1], "vocab_size": VOCAB, "code_dim": CODE_DIM}
+    if name in BY_SCALE:
+        fields |= {"scales": SCALES, "quantizer": "vq_learned"}
+    cls = TOKENIZERS[BY_SCALE.get(name, "vq")]
+    return cls(cls.config_class(**fields)).eval()
+
+
+def ours(name: str, labels: torch.Tensor) -> tuple[Call, int]:
     """A call that makes the tokens of ``labels``, and how many steps it takes."""
-    cls = MODELS[name]
+    cls, tokenizer = MODELS[name], tokenizer_of(name)
     fields = {"vocab_size": VOCAB, "width": WIDTH, "depth": DEPTH, "num_heads": HEADS}
-    fields |= {"grid": [SIDE, SIDE], "mlp_hidden": HIDDEN, "num_classes": 1000}
+    fields |= {"num_classes": 1000}
+    maps = {"scales": SCALES, "code_dim": CODE_DIM}
+    fields |= maps if name in BY_SCALE else {"grid": [SIDE, SIDE], "mlp_hidden": HIDDEN}
     model = cls(cls.config_class(**fields)).eval()
     torch.nn.init.normal_(model.output.weight, std=0.02)
     settings = Settings(guidance_scale=SCALE, **SYSTEMS[name])
@@ -81,7 +99,26 @@ def randar_peer(path: str, labels: torch.Tensor) -> Call:
     return torch.no_grad()(lambda: model.generate(labels, None, (1.0, SCALE)))
 
 
-PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {"par": par_peer, "randar": randar_peer}
+def flexvar_peer(path: str, labels: torch.Tensor) -> Call:
+    """jiaosiyu1999/FlexVAR@04462cb: ``autoregressive_infer_cfg``, the images left undecoded."""
+    sys.path.insert(0, path)
+    from models.flexvar import FlexVAR
+
+    codes = SimpleNamespace(embedding=torch.nn.Embedding(VOCAB, CODE_DIM))
+    pixels = SimpleNamespace(quantize=codes, decode_code=lambda ids, shape: ids)
+    tokenizer = SimpleNamespace(Cvae=CODE_DIM, vocab_size=VOCAB)
+    sizes = {"depth": DEPTH, "embed_dim": WIDTH, "num_heads": HEADS, "attn_l2_norm": True}
+    model = FlexVAR(tokenizer, patch_nums=SCALES, **sizes).eval()
+    torch.nn.init.normal_(model.head.weight, std=0.02)
+    call = model.autoregressive_infer_cfg
+    return lambda: call(pixels, len(labels), labels, SCALES, g_seed=0, cfg=SCALE - 1)
+
+
+PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {
+    "par": par_peer,
+    "randar": randar_peer,
+    "flexvar": flexvar_peer,
+}
 
 
 def in_turn(calls: dict[str, Call], runs: int) -> dict[str, float]:
@@ -105,12 +142,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     torch.manual_seed(0)
-    fields = {"image_size": 16 * SIDE, "downsample_factor": 16, "channels": 8, "norm_groups": 4}
-    fields |= {"channel_multipliers": [1, 1, 1, 1, 1], "vocab_size": VOCAB, "code_dim": 8}
-    tokenizer = VQTokenizer(VQTokenizerConfig(**fields)).eval()
     labels = torch.arange(options.batch)
-    raster, raster_steps = ours("llama", tokenizer, labels)
-    system, steps = ours(options.system, tokenizer, labels)
+    raster, raster_steps = ours("llama", labels)
+    system, steps = ours(options.system, labels)
     calls = {"raster": raster, options.system: system}
     if options.peer:
         calls["peer"] = PEERS[options.system](options.peer, labels)

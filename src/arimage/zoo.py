@@ -8,6 +8,7 @@ from typing import Any
 from arimage.registry import unknown_name
 from arimage.zoo_llamagen import BY_FIXTURES, LLAMAGEN
 from arimage.zoo_orders import ORDERED
+from arimage.zoo_relatives import RELATIVES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +220,7 @@ def _rar(size: str) -> Preset:
     )
 
 
-_ORDERED = (Preset(**row) for row in ORDERED)
+_ORDERED = (Preset(**row) for row in (*ORDERED, *RELATIVES))
 PRESETS: dict[str, Preset] = {
     preset.name: preset for preset in (*_PRESETS, *_HUB_PRESETS, *map(_rar, _RAR_SIZES), *_ORDERED)
 }

@@ -7,6 +7,7 @@ import torch
 from tiny import MODEL_CASES, ToyFuser, make_model, make_order, sentence
 
 from arimage.ar.base import CONTENT, PREFIX, QUERY, UNKNOWN, Draw, Known
+from arimage.ar.orders.flexible import FlexibleScaleOrder
 from arimage.ar.orders.instructed import InstructedOrder
 from arimage.ar.orders.masked import MaskedOrder
 from arimage.ar.orders.next_scale import NextScaleOrder
@@ -24,7 +25,9 @@ GRIDS = {
     "instructed": [((2, 3),), ((4, 4),), ((1, 1),)],
     "regions": [((2, 6),), ((4, 4),), ((2, 2),)],  # 4 of them
     "next_scale": [square_grids((1, 2, 3)), square_grids((1, 3, 4, 5)), ((1, 1),)],
+    "flexible_scale": [square_grids((1, 2, 3)), ((1, 1), (2, 3), (3, 6)), ((1, 1),)],
 }
+BY_SCALE = ("next_scale", "flexible_scale")
 CASES = [(name, grids, prefix) for name in ORDERS for grids in GRIDS[name] for prefix in (1, 3)]
 
 
@@ -35,7 +38,7 @@ def bind(name, grids, prefix=1, **options):
 def groups_of(name, grids):
     """Slots predicted together, from the definition of each order."""
     sizes = [h * w for h, w in grids]
-    if name == "next_scale":
+    if name in BY_SCALE:
         return [range(sum(sizes[:k]), sum(sizes[: k + 1])) for k in range(len(sizes))]
     if name == "regions":
         return in_regions(*grids[0])
@@ -135,7 +138,7 @@ def test_descriptors_tell_the_prefix_from_the_content_and_where_it_is(name, grid
     if name in ("regions", "instructed"):
         return
     table = order.fuser.slots
-    first = prefix - 1 if name == "next_scale" else prefix
+    first = prefix - 1 if name in BY_SCALE else prefix
     fed = order.length - first
     assert places.row[first:].tolist() == table.row[:fed].tolist()
     assert places.column[first:].tolist() == table.column[:fed].tolist()
@@ -349,6 +352,7 @@ def test_the_registry_leads_to_these_orders():
         "next_scale": NextScaleOrder,
         "regions": RegionOrder,
         "instructed": InstructedOrder,
+        "flexible_scale": FlexibleScaleOrder,
     }
     assert {name: ORDERS[name] for name in ORDERS} == bound
 

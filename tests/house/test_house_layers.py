@@ -20,7 +20,8 @@ LEAVES = {  # may be imported by every room; among themselves only as said here
     "registry": set(),
     "zoo_llamagen": set(),
     "zoo_orders": {"zoo_llamagen"},
-    "zoo": {"registry", "zoo_llamagen", "zoo_orders"},
+    "zoo_relatives": {"zoo_llamagen"},
+    "zoo": {"registry", "zoo_llamagen", "zoo_orders", "zoo_relatives"},
     "zoo_cards": {"zoo"},
     "hub": {"files", "registry", "zoo"},
     "names": set(),
@@ -50,7 +51,7 @@ ROOMS = {  # what each part may import besides itself and the leaves
     "evaluation": {"convert", "eval", "generator"},
     "evaluation_tokenizer": {"eval", "tokenizers"},
     "auto": {"tokenizers", "ar"},
-    "training": {"tokenizers", "ar", "sampling", "eval", "generator"},
+    "training": {"tokenizers", "ar", "sampling", "eval", "generator", "parts"},
     "demo": {"tokenizers", "ar", "sampling", "eval", "generator", "auto", "training"},
     "cli": {
         *("tokenizers", "ar", "sampling", "eval", "convert", "generator", "auto", "training"),

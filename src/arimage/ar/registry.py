@@ -20,6 +20,7 @@ MODELS: Registry[type[Backbone]] = Registry(
         "rar": "arimage.ar.rar:RARModel",
         "par": "arimage.ar.par:PARModel",
         "randar": "arimage.ar.randar:RandARModel",
+        "flexvar": "arimage.ar.flexvar:FlexVARModel",
     },
 )
 
@@ -32,6 +33,7 @@ ORDERS: Registry[type[Order]] = Registry(
         "masked": "arimage.ar.orders.masked:MaskedOrder",
         "regions": "arimage.ar.orders.regions:RegionOrder",
         "instructed": "arimage.ar.orders.instructed:InstructedOrder",
+        "flexible_scale": "arimage.ar.orders.flexible:FlexibleScaleOrder",
     },
 )
 
@@ -44,5 +46,6 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "rar": "arimage.ar.convert.rar:RARLayout",
         "par": "arimage.ar.convert.par:PARLayout",
         "randar": "arimage.ar.convert.randar:RandARLayout",
+        "flexvar": "arimage.ar.convert.flexvar:FlexVARLayout",
     },
 )

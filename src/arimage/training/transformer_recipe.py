@@ -17,7 +17,7 @@ RAR_UNDECAYED = (
     "step_embedding",
     "out_modulation",
 )
-UNDECAYED_OF = {"var": UNDECAYED, "rar": RAR_UNDECAYED}  # by family
+UNDECAYED_OF = {"var": UNDECAYED, "rar": RAR_UNDECAYED, "flexvar": UNDECAYED}  # by family
 
 
 @dataclass(frozen=True, kw_only=True)

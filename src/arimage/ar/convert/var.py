@@ -58,21 +58,29 @@ class VARLayout(Layout):
 
     def config(self, weights: Weights, **hints: Any) -> VARConfig:
         """From shapes; ``scales`` and ``depth`` are hints that must agree with the file."""
+        scales = infer_scales(weights, hints.get("scales"))
+        return VARConfig(scales=scales, **self.sizes(weights, hints))
+
+    def sizes(self, weights: Weights, hints: dict[str, Any]) -> dict[str, Any]:
+        """Fields of a config that VAR's relatives have, too.
+
+        Raises:
+            ValueError: another depth than a hint says.
+        """
         width = weights["blocks.0.attn.mat_qkv.weight"].shape[1]
         scale_mul = weights.get("blocks.0.attn.scale_mul_1H11")
         hidden = weights["blocks.0.ffn.fc1.weight"].shape[0]
-        return VARConfig(
-            scales=infer_scales(weights, hints.get("scales")),
-            depth=self.count_blocks(weights, hints.get("depth")),
-            width=width,
-            num_heads=max(width // HEAD_DIM, 1) if scale_mul is None else scale_mul.numel(),
-            mlp_ratio=hidden / width,
-            vocab_size=weights["head.weight"].shape[0],
-            code_dim=weights["word_embed.weight"].shape[1],
-            num_classes=weights["class_emb.weight"].shape[0] - 1,
-            qk_norm=scale_mul is not None,
-            shared_adaln="shared_ada_lin.1.weight" in weights,
-        )
+        return {
+            "depth": self.count_blocks(weights, hints.get("depth")),
+            "width": width,
+            "num_heads": max(width // HEAD_DIM, 1) if scale_mul is None else scale_mul.numel(),
+            "mlp_ratio": hidden / width,
+            "vocab_size": weights["head.weight"].shape[0],
+            "code_dim": weights["word_embed.weight"].shape[1],
+            "num_classes": weights["class_emb.weight"].shape[0] - 1,
+            "qk_norm": scale_mul is not None,
+            "shared_adaln": "shared_ada_lin.1.weight" in weights,
+        }
 
 
 def infer_scales(weights: Weights, wanted: Sequence[int] | None = None) -> tuple[int, ...]:
