@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import torch
 
@@ -27,6 +28,7 @@ from arimage.sampling.loop import Branch, generate
 from arimage.sampling.settings import Settings
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.tokenizers.registry import TOKENIZERS
+from arimage.zoo_relatives import HMAR_SAMPLING
 
 VOCAB, CODE_DIM, WIDTH, DEPTH, HEADS, SIDE, HIDDEN = 16384, 8, 256, 6, 4, 16, 768
 SCALE = 2.0  # of guidance
@@ -38,9 +40,13 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "par": {},
     "randar": {"guidance_schedule": "linear_before"},
     "flexvar": {"guidance_schedule": "linear_by_map"},
+    "hmar": {"guidance_schedule": "linear_by_map", "passes": HMAR_SAMPLING["passes"]},
 }
 SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, SIDE)
-BY_SCALE = {"flexvar": "flexible_vq"}  # model -> tokenizer, where there are several token maps
+BY_SCALE = {
+    "flexvar": "flexible_vq",
+    "hmar": "multiscale_vq",
+}  # model -> tokenizer, where there are several token maps
 
 
 def tokenizer_of(name: str) -> ImageTokenizer:
@@ -63,7 +69,7 @@ def ours(name: str, labels: torch.Tensor) -> tuple[Call, int]:
     model = cls(cls.config_class(**fields)).eval()
     torch.nn.init.normal_(model.output.weight, std=0.02)
     settings = Settings(guidance_scale=SCALE, **SYSTEMS[name])
-    order = make_order(tokenizer, model)
+    order = make_order(tokenizer, model, passes=settings.passes)
 
     @torch.no_grad()
     def call() -> object:
@@ -114,10 +120,34 @@ def flexvar_peer(path: str, labels: torch.Tensor) -> Call:
     return lambda: call(pixels, len(labels), labels, SCALES, g_seed=0, cfg=SCALE - 1)
 
 
+def hmar_peer(path: str, labels: torch.Tensor) -> Call:
+    """NVlabs/HMAR@595a9df: ``generate``, the images left undecoded."""
+    sys.path.insert(0, path)
+    absent = "triton triton.language wandb pytz torchvision tap block_sparse_attn_triton"
+    for name in absent.split():  # imported there, and not called on a CPU
+        sys.modules.setdefault(name, MagicMock())
+    from models.hmar import HMAR
+    from models.quant import VectorQuantizer2
+
+    resized = {"quant_resi": 0.5, "share_quant_resi": 4, "v_patch_nums": SCALES}
+    codes = VectorQuantizer2(VOCAB, CODE_DIM, using_znorm=False, **resized)
+    tokenizer = torch.nn.Module()
+    tokenizer.Cvae, tokenizer.vocab_size, tokenizer.quantize = CODE_DIM, VOCAB, codes
+    tokenizer.fhat_to_img = lambda canvas: canvas
+    sizes = {"depth": DEPTH, "embed_dim": WIDTH, "num_heads": HEADS, "attn_l2_norm": True}
+    model = HMAR(tokenizer, patch_nums=SCALES, n_layers_train=1, **sizes).eval()
+    for head in (model.ns_head, model.mask_head):
+        torch.nn.init.normal_(head.weight, std=0.02)
+    passes = HMAR_SAMPLING["passes"]
+    options = {"cfg": SCALE - 1, "top_k": 0, "top_p": 0.0, "mask_schedule": passes}
+    return lambda: model.generate(len(labels), labels, g_seed=0, **options)
+
+
 PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {
     "par": par_peer,
     "randar": randar_peer,
     "flexvar": flexvar_peer,
+    "hmar": hmar_peer,
 }
 
 

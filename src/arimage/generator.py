@@ -31,7 +31,7 @@ from arimage.sampling.labels import count_images
 from arimage.sampling.loop import Branch, generate
 from arimage.sampling.noise import Seeds, make_seeds
 from arimage.sampling.planner import budget_bytes, check_batch_size, fitting_batch, image_bytes
-from arimage.sampling.settings import Settings
+from arimage.sampling.settings import Settings, read_passes
 from arimage.shapes import Float
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.tokenizers.registry import TOKENIZERS
@@ -308,7 +308,7 @@ class ImageGenerator(Compilable, Resizable, Publishable):
     def plan(self, memory_budget: float | int | None = None, **settings: Any) -> int:
         """How many images fit into ``memory_budget`` GiB at once, by estimate; at least one."""
         chosen, decoder = self.settings.updated(settings), self.tokenizer.bytes_per_image
-        order = self.order(chosen.num_steps)
+        order = self.order(chosen.num_steps, chosen.passes)
         one = image_bytes(self.transformer, order, chosen.guidance(), decoder, chosen.cache_dtype)
         budget = budget_bytes(memory_budget, self.device, self.held_bytes)
         return fitting_batch(one, budget, *self.transformer.table_bytes)
@@ -326,7 +326,8 @@ class ImageGenerator(Compilable, Resizable, Publishable):
         **settings: Any,
     ) -> Iterator[Preview]:
         """Yields a preview after every step: the canvas so far, decoded."""
-        steps = self.order(self.settings.updated(settings).num_steps).num_steps
+        chosen = self.settings.updated(settings)
+        steps = self.order(chosen.num_steps, chosen.passes).num_steps
         for state in self.sample(class_labels, seeds, known, prompts=prompts, **settings):
             images = to_pil(to_pixels(self.decode(state)))
             yield Preview(state.step, steps, images, state.ids.cpu())
@@ -348,7 +349,7 @@ class ImageGenerator(Compilable, Resizable, Publishable):
         self, rows: Rows | None, seeds: list[int], known: Known | None, settings: dict[str, Any]
     ) -> Iterator[State]:
         chosen = self.settings.updated(settings)
-        order = self.order(chosen.num_steps)
+        order = self.order(chosen.num_steps, chosen.passes)
         if chosen.more_smooth and not order.mixes:
             raise ValueError(
                 "more_smooth mixes codes; this transformer reads ids: it is for next-scale models"
@@ -366,9 +367,9 @@ class ImageGenerator(Compilable, Resizable, Publishable):
             branch = Branch.of(*parts, allocate=run is None)
         return generate([branch], order, chosen.make_sampler(), noise, known, run)
 
-    def order(self, num_steps: int | None = None) -> Order:
+    def order(self, num_steps: int | None = None, passes: Any = None) -> Order:
         """The order that the transformer was trained for, bound to the tokenizer."""
-        return self.captured_order(num_steps, make_order)
+        return self.captured_order(make_order, num_steps, read_passes(passes))
 
     def labels(self, class_labels: Sequence[int | str] | int | str) -> list[int]:
         """Class labels as integers; names are looked up.

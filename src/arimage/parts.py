@@ -19,12 +19,16 @@ from arimage.tokenizers.base import ImageTokenizer
 
 
 def make_order(
-    tokenizer: ImageTokenizer, transformer: Backbone, num_steps: int | None = None
+    tokenizer: ImageTokenizer,
+    transformer: Backbone,
+    num_steps: int | None = None,
+    passes: Any = None,
 ) -> Order:
     """The transformer's order over the tokenizer's slots.
 
     Raises:
-        ValueError: ``num_steps`` for an order that has a fixed number.
+        ValueError: ``num_steps`` for an order that has a fixed number, ``passes`` for one that goes
+            over each token map once, or those that do not fit the maps.
     """
     name = transformer.config.order
     cls = ORDERS[name]
@@ -36,6 +40,12 @@ def make_order(
     options = transformer.order_options
     if num_steps is not None:
         options = options | {"num_steps": num_steps}
+    if passes is not None:
+        if not cls.refines:
+            raise ValueError(
+                f"got passes; the order {name!r} goes over each token map once: leave them out"
+            )
+        options = options | {"passes": passes}
     return cls(tokenizer, transformer.prefix_length, transformer.device, **options)
 
 

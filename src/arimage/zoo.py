@@ -21,7 +21,7 @@ class Preset:
         image_size: pixels per side.
         num_classes: class labels 0..num_classes-1; 0 for models of text.
         parameters: transformer, tokenizer.
-        licence: of the weights.
+        licence: of the weights; "other" has a ``licence_name``.
         data: what it was trained on.
         paper: arXiv id of the method.
         verified: what was checked, by which test; "not verified" is allowed and visible.
@@ -46,6 +46,7 @@ class Preset:
     data: str
     paper: str
     verified: str
+    licence_name: str = ""
     folder: str = ""
     command: str = ""
     scores: dict[str, float] = field(default_factory=dict)
@@ -312,10 +313,11 @@ def markdown_table() -> str:
     ]
     for preset in PRESETS.values():
         sizes = " + ".join(size(n) for n in preset.parameters)
+        licence = preset.licence_name or preset.licence
         asks = preset.num_classes or "text"
         lines.append(
             f"| [`{preset.name}`](model_cards/{preset.name}.md) | {preset.order} "
-            f"| {preset.image_size} px | {asks} | {sizes} | {preset.licence} "
+            f"| {preset.image_size} px | {asks} | {sizes} | {licence} "
             f"| {preset.published.get('fid', '')} | {preset.verified} |"
         )
     return "\n".join(lines)

@@ -21,6 +21,7 @@ MODELS: Registry[type[Backbone]] = Registry(
         "par": "arimage.ar.par:PARModel",
         "randar": "arimage.ar.randar:RandARModel",
         "flexvar": "arimage.ar.flexvar:FlexVARModel",
+        "hmar": "arimage.ar.hmar:HMARModel",
     },
 )
 
@@ -34,6 +35,7 @@ ORDERS: Registry[type[Order]] = Registry(
         "regions": "arimage.ar.orders.regions:RegionOrder",
         "instructed": "arimage.ar.orders.instructed:InstructedOrder",
         "flexible_scale": "arimage.ar.orders.flexible:FlexibleScaleOrder",
+        "refined_scale": "arimage.ar.orders.refined:RefinedScaleOrder",
     },
 )
 
@@ -47,5 +49,6 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "par": "arimage.ar.convert.par:PARLayout",
         "randar": "arimage.ar.convert.randar:RandARLayout",
         "flexvar": "arimage.ar.convert.flexvar:FlexVARLayout",
+        "hmar": "arimage.ar.convert.hmar:HMARLayout",
     },
 )

@@ -25,11 +25,16 @@ FAMILIES = {
     "regions": "par",
     "instructed": "randar",
     "flexible_scale": "flexvar",
+    "refined_scale": "hmar",
 }
 GATED = ("llama", "par", "randar")  # three matrices in the feed-forward; the others have two
 SMALL_ORDERS = tuple(FAMILIES)
 # Orders over several token maps, and what makes these; the others have one map, of "vq".
-BY_SCALE = {"next_scale": "multiscale_vq", "flexible_scale": "flexible_vq"}
+BY_SCALE = {
+    "next_scale": "multiscale_vq",
+    "flexible_scale": "flexible_vq",
+    "refined_scale": "multiscale_vq",
+}
 
 
 def small_tokenizer(order: str, image_size: int, seed: int) -> ImageTokenizer:

@@ -17,7 +17,8 @@ RAR_UNDECAYED = (
     "step_embedding",
     "out_modulation",
 )
-UNDECAYED_OF = {"var": UNDECAYED, "rar": RAR_UNDECAYED, "flexvar": UNDECAYED}  # by family
+UNDECAYED_OF = {"var": UNDECAYED, "rar": RAR_UNDECAYED, "flexvar": UNDECAYED}
+UNDECAYED_OF |= {"hmar": UNDECAYED}  # by family
 
 
 @dataclass(frozen=True, kw_only=True)
