@@ -148,6 +148,8 @@ class GeneratedImages:
         found = [f"resized from {native} to {scored} pixels"] if native != scored else []
         kept = self.generator.transformer.quantized
         changed = [] if kept is None else [f"transformer weights in {kept}"]
+        if self.generator.refiner is not None:
+            changed.append(f"steps from {self.generator.handover} on by another transformer")
         if self.preset is None:
             return changed + found
         published = published_protocol(self.preset.name, self.preset.image_size)
@@ -191,11 +193,14 @@ def check_alone(sampling: Settings) -> None:
 
 
 def weights_of(generator: "ImageGenerator", sampling: Settings) -> dict[str, str]:
-    """Hashes of both models, and of the guide's transformer where the settings have one."""
+    """Hashes of both models, of a refiner with the step that it comes in at, and of a guide."""
     found = {
         "image_tokenizer": identity(generator.tokenizer),
         "transformer": identity(generator.transformer),
     }
+    if generator.refiner is not None:
+        refiner = identity(generator.refiner.transformer)
+        found |= {"refiner": refiner, "handover": str(generator.handover)}
     guide = generator.guide_of(sampling)
     return found if guide is None else found | {"guide": identity(guide.transformer)}
 

@@ -21,6 +21,7 @@ from arimage.hub import Access
 from arimage.images import from_pixels, native_pixels, to_pil, to_pixels
 from arimage.outputs import GeneratorOutput, Origin, Preview, check_output_type, gathered, packed
 from arimage.parts import (
+    Resizable,
     check_fit,
     find_folder,
     load_part,
@@ -36,6 +37,7 @@ from arimage.sampling.branches import branches_of
 from arimage.sampling.compiling import Compilable
 from arimage.sampling.conditions import Conditions, Labels, Prompts, Rows, asked, kind, rows_for
 from arimage.sampling.editing import check_known, known_tokens, paste_kept, read_masks
+from arimage.sampling.handover import HandsOver
 from arimage.sampling.labels import count_images
 from arimage.sampling.loop import generate
 from arimage.sampling.noise import Seeds, make_seeds
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     from arimage.generated import GeneratedImages
 
 
-class ImageGenerator(Compilable, Guidable, Publishable):
+class ImageGenerator(Compilable, Guidable, HandsOver, Resizable, Publishable):
     """A tokenizer, a transformer and sampling defaults; callable.
 
     Args:
@@ -146,8 +148,8 @@ class ImageGenerator(Compilable, Guidable, Publishable):
         """Moves both models, not compiled; returns self. ValueError: a device that is not there."""
         check_device(device)
         self.compile("off")
-        self.tokenizer.to(device)
-        self.transformer.to(device)
+        for part in filter(None, (self.tokenizer, self.transformer, self.refiner)):
+            part.to(device)
         return self
 
     @property
@@ -224,7 +226,7 @@ class ImageGenerator(Compilable, Guidable, Publishable):
             ValueError: an image or mask that ``known`` refuses, and what ``__call__`` raises.
         """
         check_output_type(output_type)
-        pixels, sizes = native_pixels(images, self.tokenizer.config.image_size)
+        pixels, sizes = native_pixels(images, self.image_size)
         draws = read_masks(masks, sizes)
         if class_labels is None and prompts is None:
             rows = self.conditions.nothing()
@@ -250,7 +252,7 @@ class ImageGenerator(Compilable, Guidable, Publishable):
             ValueError: an array of another size, a mask of another shape than its image or with
                 grey values, another number of masks than images. TypeError, FileNotFoundError.
         """
-        pixels, sizes = native_pixels(images, self.tokenizer.config.image_size)
+        pixels, sizes = native_pixels(images, self.image_size)
         draws = read_masks(masks, sizes)
         size = self.plan() if batch_size is None else check_batch_size(batch_size)
         parts = (pixels[i : i + size] for i in range(0, len(pixels), size))
@@ -335,7 +337,7 @@ class ImageGenerator(Compilable, Guidable, Publishable):
         **settings: Any,
     ) -> Iterator[Preview]:
         """Yields a preview after every step: the canvas so far, decoded."""
-        steps = self.order(self.settings.updated(settings).num_steps).num_steps
+        steps = self.order(**self.settings.updated(settings).order_options).num_steps
         for state in self.sample(class_labels, seeds, known, prompts=prompts, **settings):
             images = to_pil(to_pixels(self.decode(state)))
             yield Preview(state.step, steps, images, state.ids.cpu())
@@ -357,7 +359,7 @@ class ImageGenerator(Compilable, Guidable, Publishable):
         self, rows: Rows | None, seeds: list[int], known: Known | None, settings: dict[str, Any]
     ) -> Iterator[State]:
         chosen = self.settings.updated(settings)
-        order, guide = self.order(chosen.num_steps), self.guide_of(chosen)
+        order, guide = self.order(**chosen.order_options), self.guide_of(chosen)
         noise = chosen.make_noise(seeds, self.device)
         if rows is None:
             rows = noise.labels(self.transformer.config.num_classes)
@@ -368,9 +370,9 @@ class ImageGenerator(Compilable, Guidable, Publishable):
         branches = branches_of(*parts, allocate=run is None)
         return generate(branches, order, chosen.make_sampler(), noise, known, run)
 
-    def order(self, num_steps: int | None = None) -> Order:
-        """The order that the transformer was trained for, bound to the tokenizer."""
-        return self.captured_order(num_steps, make_order)
+    def order(self, num_steps: int | None = None, **options: Any) -> Order:
+        """The transformer's order, bound to the tokenizer; options: ``Settings.order_options``."""
+        return self.captured_order(make_order, {"num_steps": num_steps, **options})
 
     def labels(self, class_labels: Sequence[int | str] | int | str) -> list[int]:
         """Class labels as integers, names looked up; ``read_labels`` has the errors."""

@@ -53,8 +53,8 @@ def test_logits_are_pushed_away_from_those_of_the_weaker_model(name, order):
     models = (main.transformer, weaker.transformer)
     m, w = (model.head(model(inputs, model.prepare(labels), step)) for model in models)
     for s in (0.0, 0.5, 3.0):
-        branches = (Branch.of(model, bound, labels, Guidance()) for model in models)
-        mixed = sum(b.logits(inputs, step, 2) for b in autoguided(*branches, s))
+        first, second = (Branch.of(model, bound, labels, Guidance()) for model in models)
+        mixed = sum(b.logits(inputs, step, 2) for b in autoguided([first], second, s))
         assert (mixed - (w + s * (m - w))).abs().max() < 1e-4
         assert (mixed - (m + s * (m - w))).abs().max() > 1e-3  # another convention
 
@@ -91,7 +91,9 @@ def chosen(models, order, scale, run=None):
             for model, guidance in zip(models, guidances, strict=True)
         ]
     noise = PerImageNoise([3, 4], "cpu")
-    *_, state = generate(autoguided(*parts, scale), order, Categorical(), noise, None, run)
+    *_, state = generate(
+        autoguided(parts[:1], parts[1], scale), order, Categorical(), noise, None, run
+    )
     return state.ids
 
 
@@ -146,10 +148,10 @@ def test_a_guide_that_does_not_fit_is_told():
     call = {"guide_scale": 2.0}
     with pytest.raises(ValueError) as caught:
         ids(main, guide=Twin(main.tokenizer, other_vocabulary()), **call)
-    assert "the guide has vocab_size 31 and this model 32; give a weaker" in sentence(caught)
+    assert "the guide's vocabulary is 31 and this model's 32; give a weaker" in sentence(caught)
     with pytest.raises(ValueError) as caught:
         ids(main, guide=make_generator("llama", "raster"), **call)
-    assert "the guide has grids" in sentence(caught)
+    assert "the guide's " in sentence(caught)
     foreign = make_generator("var", "next_scale").tokenizer
     fill(foreign, 9)
     foreign.quantizer.load_codebook(torch.randn(32, 6))

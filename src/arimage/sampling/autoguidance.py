@@ -11,16 +11,18 @@ from typing import Any
 
 import torch
 
+from arimage.sampling.handover import CLOSE, codes, facts
 from arimage.sampling.loop import Branch
 from arimage.sampling.settings import Settings
 
 
-def autoguided(branch: Branch, weaker: Branch, scale: float) -> list[Branch]:
-    """Both branches with their weights; ``scale`` 1 would be the first alone."""
-    return [
-        dataclasses.replace(branch, weight=scale),
-        dataclasses.replace(weaker, weight=1 - scale),
-    ]
+def autoguided(branches: list[Branch], weaker: Branch, scale: float) -> list[Branch]:
+    """All branches with their weights; ``scale`` 1 would be the first ones alone.
+
+    ``branches``: of which one speaks at each step.
+    """
+    strong = [dataclasses.replace(branch, weight=scale) for branch in branches]
+    return [*strong, dataclasses.replace(weaker, weight=1 - scale)]
 
 
 class Guidable:
@@ -62,37 +64,18 @@ def check_guide(main: Any, guide: Any) -> None:
                 f"got a guide of type {type(guide).__name__}; expected an ImageGenerator or the "
                 "name of one"
             )
-    ours, theirs = facts(main.transformer), facts(guide.transformer)
+    ours, theirs = facts(main), facts(guide)
     for name, value in ours.items():
         if theirs[name] != value:
             raise ValueError(
-                f"the guide has {name} {theirs[name]} and this model {value}; give a weaker model "
-                "over the same tokenizer, of the same classes and order"
+                f"the guide's {name} is {theirs[name]} and this model's {value}; give a weaker "
+                "model over the same tokenizer, of the same classes and order"
             )
-    if main.tokenizer is not guide.tokenizer and not torch.equal(codes(main), codes(guide)):
+    if main.tokenizer is guide.tokenizer:
+        return
+    mine, other = codes(main), codes(guide)
+    if not torch.allclose(mine, other, rtol=0, atol=CLOSE * float(mine.abs().max())):
         raise ValueError(
             "the guide's tokenizer has other codes: its ids mean something else; give a weaker "
             "model that was trained on tokens of the same tokenizer"
         )
-
-
-def facts(model: Any) -> dict[str, Any]:
-    """What two models must agree on to be branches of one generation."""
-    return {
-        "vocab_size": model.config.vocab_size,
-        "grids": model.slots.grids,
-        "code_dim": model.code_dim,
-        "order": model.config.order,
-        "options of the order": model.order_options,
-        "prefix_length": model.prefix_length,
-        "num_classes": model.config.num_classes,
-        "device": str(model.device),
-    }
-
-
-@torch.no_grad()
-def codes(generator: Any) -> torch.Tensor:
-    """The codes of all ids in bfloat16, so that two dtypes of one file compare as equal."""
-    tokenizer = generator.tokenizer
-    ids = torch.arange(tokenizer.config.vocab_size, device=tokenizer.device)
-    return tokenizer.lookup(ids[None]).bfloat16()

@@ -35,20 +35,25 @@ def branches_of(
         allocate: caches too; captured steps have their own.
 
     Raises:
-        ValueError: codes to mix for a model that reads ids; annealing without a class embedding.
+        ValueError: codes to mix for a model that reads ids; annealing without a class embedding, or
+            with a refiner.
     """
     if settings.more_smooth and not order.mixes:
         raise ValueError(
             "more_smooth mixes codes; this transformer reads ids: it is for next-scale models"
         )
-    how = settings.cache_dtype, allocate
     condition = main.conditions.prepared(rows)
-    branch = Branch.of(main.transformer, order, condition, settings.guidance(), *how)
+    made = main.branches(order, condition, settings, allocate)
     annealing = settings.condition_annealing()
     if annealing is not None:
-        return [anneal(branch, condition, annealing, noise)]
+        if main.refiner is not None:
+            raise ValueError(
+                "annealing changes the condition of one model and this generator hands over to "
+                "another; leave annealing out, or hand_over(None)"
+            )
+        return [anneal(branch, condition, annealing, noise) for branch in made]
     if guide is None:
-        return [branch]
-    condition = guide.conditions.prepared(rows)
+        return made
+    condition, how = guide.conditions.prepared(rows), (settings.cache_dtype, allocate)
     weaker = Branch.of(guide.transformer, order, condition, Guidance(), *how)
-    return autoguided(branch, weaker, float(settings.guide_scale))
+    return autoguided(made, weaker, float(settings.guide_scale))

@@ -101,14 +101,14 @@ class AnnealedBranch(Branch):
         rows: class embeddings of the batch, (b, width) float32.
         null: the embedding of no class, (1, width).
         noise: of the batch; its images' own streams.
-        first: inputs of the first step and the step itself, once it was made.
+        begun: inputs of the first step and the step itself, once it was made.
     """
 
     annealing: Annealing
     rows: Tensor
     null: Tensor
     noise: PerImageNoise
-    first: list[tuple[Tensor | None, Step]] = field(default_factory=list)
+    begun: list[tuple[Tensor | None, Step]] = field(default_factory=list)
 
     def logits(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "b n v"]:
         """As every branch's, under the condition of this step."""
@@ -116,10 +116,10 @@ class AnnealedBranch(Branch):
         before = self.annealing.strength(index - 1, step.num_steps) if index else 1.0
         strength = self.annealing.strength(index, step.num_steps)
         now = self if strength == 1 else self.at(index, strength)
-        if not self.first:
-            self.first.append((inputs, step))
+        if not self.begun:
+            self.begun.append((inputs, step))
         elif self.cache is not None and not strength == before == 1:
-            Branch.logits(now, *self.first[0], batch)  # writes its rows anew
+            Branch.logits(now, *self.begun[0], batch)  # writes its rows anew
         return Branch.logits(now, inputs, step, batch)
 
     def at(self, index: int, strength: float) -> "AnnealedBranch":

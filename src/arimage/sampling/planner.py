@@ -6,6 +6,7 @@ distinct condition (RAR's adaLN tables). Weights are not counted: they are there
 estimate was below the truth, ``batches.Fit`` goes on with fewer.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -48,10 +49,18 @@ def image_bytes(
     cache = shape.layers * layer * read
     if kept_as is not None:  # and one layer at a time in the model's dtype
         cache = shape.layers * layer * CACHE_DTYPES[kept_as].itemsize + layer * size
+    own = model.new_cache(1, torch.device("meta"))
+    if own is not None or not order.cached:
+        cache = 0 if own is None else held_bytes(own)
     widest = max(model.prefix_rows, *(step.stop - step.start for step in steps))
     activations = widest * model.config.width * ACTIVATIONS * size
-    logits = max(step.predicts for step in steps) * model.config.vocab_size * LOGIT_BYTES
-    return rows * (cache * order.cached + activations) + logits + tokenizer_bytes
+    logits = max(step.predicts for step in steps) * model.num_choices * LOGIT_BYTES
+    return rows * (cache + activations) + logits + tokenizer_bytes
+
+
+def held_bytes(cache: Any) -> int:
+    """Bytes of a cache's tensors."""
+    return sum(getattr(cache, field.name).nbytes for field in dataclasses.fields(cache))
 
 
 def planned(
@@ -61,13 +70,13 @@ def planned(
 
     ``memory_budget``: as ``budget_bytes``.
     """
-    order, kept_as = main.order(settings.num_steps), settings.cache_dtype
-    decoder, guidance = main.tokenizer.bytes_per_image, settings.guidance()
-    one = image_bytes(main.transformer, order, guidance, decoder, kept_as)
-    tables = [main.transformer.table_bytes]
+    how = main.order(**settings.order_options), settings.guidance(), 0, settings.cache_dtype
+    models = list(main.transformers)
+    one = main.tokenizer.bytes_per_image + sum(image_bytes(model, *how) for model in models)
     if guide is not None:
-        one += image_bytes(guide.transformer, order, Guidance(), 0, kept_as)
-        tables.append(guide.transformer.table_bytes)
+        models.append(guide.transformer)
+        one += image_bytes(guide.transformer, how[0], Guidance(), *how[2:])
+    tables = [model.table_bytes for model in models]
     table, most = map(sum, zip(*tables, strict=True))
     budget = budget_bytes(memory_budget, main.device, main.held_bytes)
     return fitting_batch(one, budget, table, most)

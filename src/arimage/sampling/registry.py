@@ -18,6 +18,7 @@ SAMPLERS: Registry[type[Sampler]] = Registry(
     {
         "categorical": "arimage.sampling.samplers.categorical:Categorical",
         "argmax": "arimage.sampling.samplers.argmax:Argmax",
+        "familiar": "arimage.sampling.samplers.familiar:Familiar",
     },
 )
 
@@ -32,6 +33,7 @@ SCHEDULES: Registry[type[Schedule]] = Registry(
         "linear_per_token": "arimage.sampling.guidance:LinearPerToken",
         "interval": "arimage.sampling.guidance:Interval",
         "per_step": "arimage.sampling.per_step:PerStep",
+        "linear_by_map": "arimage.sampling.guidance:LinearByMap",
     },
 )
 
@@ -39,6 +41,15 @@ ANNEALINGS: Registry[type[Annealing]] = Registry(
     "annealing",
     {
         "cads": "arimage.sampling.cads:CADS",
+    },
+)
+
+TEMPERATURES: Registry[type[Schedule]] = Registry(
+    "temperature schedule",
+    {
+        "constant": "arimage.sampling.temperature:Same",
+        "sharpening": "arimage.sampling.temperature:Sharpening",
+        "falling": "arimage.sampling.temperature:Falling",
     },
 )
 
