@@ -98,7 +98,7 @@ def chosen(models, order, scale, run=None):
 
 
 def test_captured_steps_choose_the_ids_of_plain_ones_for_each_guide(monkeypatch):
-    monkeypatch.setattr(compiled, "groups_of", lambda order: groups_of(order, 8))
+    monkeypatch.setattr(compiled, "groups_of", lambda order, **more: groups_of(order, 8, **more))
     main, weaker, other = (make_model("llama", "raster") for _ in range(3))
     fill(weaker, 1)
     fill(other, 2)
