@@ -39,6 +39,7 @@ MODEL, COUNT = "digits-llamagen", 500
 METRICS = ("fid", "inception_score", "accuracy", "recall")
 WEAK_STEPS, JUDGE_STEPS, JUDGE_SEED = 120, 300, 7
 RISING_AND_FALLING = [round(1 - abs(2 * i / 15 - 1), 3) for i in range(16)]  # 0 at both ends
+SHOWN = 5.0  # FID
 Point = tuple[str, dict[str, Any]]
 CURVES: dict[str, list[Point]] = {
     "guidance": [(f"{s}", {"guidance_scale": s}) for s in (1.5, 2.0, 3.0, 5.0)],
@@ -127,7 +128,10 @@ def measured(found: dict[str, Any], keep: Callable[[], None]) -> None:
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """FID against inception score, recall against accuracy; a line for each technique."""
+    """FID against inception score, recall against accuracy; a line for each technique.
+
+    Curves with an FID above ``SHOWN`` are left to the table.
+    """
     import matplotlib
 
     matplotlib.use("agg")
@@ -140,6 +144,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
     ):
         for colour, curve in zip(colours, CURVES, strict=False):
             points = found[curve]
+            if max(row["fid"] for row in points.values()) > SHOWN:
+                continue
             rows = [start, *points.values()]
             values = np.array([[row[x], row[y]] for row in rows])
             panel.plot(*values.T, "o-", color=colour, markersize=4, linewidth=1.4, label=curve)
