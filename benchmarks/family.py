@@ -6,6 +6,10 @@ One size for all: width 256, depth 6, a grid of 16 x 16, LlamaGen's vocabulary, 
 weights, float32; tokens alone, no pixels. Raster decoding of LlamaGen's blocks at that size is
 timed in turn; ``speedup`` should be at least half of ``steps_ratio``. ``--peer`` is a checkout of
 the system's repository, whose loop runs with a model of the same size. Last line: one JSON object.
+
+Relatives of VAR (``SCALED``) run over its ten token maps and its vocabulary, beside VAR itself at
+that size, which takes as many steps. ``code`` hands over to a model of depth 2 after eight. MVAR's
+code needs natten; M-VAR's needs CUDA, so that it has no peer here.
 """
 
 import argparse
@@ -21,14 +25,19 @@ from typing import Any
 
 import torch
 
+from arimage.ar.base import Backbone
+from arimage.ar.orders.local_groups import STEPS, group_sizes
 from arimage.ar.registry import MODELS
 from arimage.parts import make_order
 from arimage.sampling.loop import Branch, generate
 from arimage.sampling.settings import Settings
-from arimage.tokenizers.vq import VQTokenizer, VQTokenizerConfig
+from arimage.tokenizers.base import ImageTokenizer
+from arimage.tokenizers.registry import TOKENIZERS
 
 VOCAB, WIDTH, DEPTH, HEADS, SIDE, HIDDEN = 16384, 256, 6, 4, 16, 768
 SCALE = 2.0  # of guidance
+SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # VAR's token maps at 256 px
+SCALED_VOCAB, CODE_DIM, HANDOVER, SMALL_DEPTH = 4096, 32, 8, 2
 Call = Callable[[], object]
 
 # model -> settings besides the scale
@@ -36,30 +45,64 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "llama": {},
     "par": {},
     "randar": {"guidance_schedule": "linear_before"},
+    "arpg": {"guidance_schedule": "linear_after"},
+    "lpd": {"guidance_schedule": "linear_per_token"},
+    "var": {"guidance_schedule": "linear"},
+    "mvar": {"guidance_schedule": "linear"},
+    "m_var": {"guidance_schedule": "linear"},
+    "code": {"guidance_schedule": "linear"},
     "halton": {},
     "maskbit": {"guidance_schedule": {"name": "power_cosine", "power": 3.0}},
 }
+SCALED = ("var", "mvar", "m_var", "code")
 
 
-def ours(name: str, tokenizer: VQTokenizer, labels: torch.Tensor, **more: Any) -> tuple[Call, int]:
+def built(name: str, depth: int = DEPTH) -> Backbone:
+    """A model of the common size with random weights."""
+    cls = MODELS[name]
+    fields = {"width": WIDTH, "depth": depth, "num_heads": HEADS, "num_classes": 1000}
+    if name in SCALED:
+        fields |= {"vocab_size": SCALED_VOCAB, "scales": list(SIDES), "code_dim": CODE_DIM}
+    else:
+        fields |= {"vocab_size": VOCAB, "grid": [SIDE, SIDE], "mlp_hidden": HIDDEN}
+    model = cls(cls.config_class(**fields)).eval()
+    if hasattr(model, "output"):
+        torch.nn.init.normal_(model.output.weight, std=0.02)
+    return model
+
+
+def tokenizer_for(name: str) -> ImageTokenizer:
+    """A small one with the system's tokens."""
+    fields = {"image_size": 16 * SIDE, "downsample_factor": 16, "channels": 8, "norm_groups": 4}
+    fields |= {"channel_multipliers": [1, 1, 1, 1, 1], "vocab_size": VOCAB, "code_dim": 8}
+    if name in SCALED:
+        fields |= {"vocab_size": SCALED_VOCAB, "code_dim": CODE_DIM, "scales": list(SIDES)}
+    cls = TOKENIZERS["multiscale_vq" if name in SCALED else "vq"]
+    return cls(cls.config_class(**fields)).eval()
+
+
+def ours(name: str, labels: torch.Tensor, **more: Any) -> tuple[Call, int]:
     """A call that makes the tokens of ``labels``, and how many steps it takes.
 
     ``more``: settings.
     """
-    cls = MODELS[name]
-    fields = {"vocab_size": VOCAB, "width": WIDTH, "depth": DEPTH, "num_heads": HEADS}
-    fields |= {"grid": [SIDE, SIDE], "mlp_hidden": HIDDEN, "num_classes": 1000}
-    model = cls(cls.config_class(**fields)).eval()
-    if hasattr(model, "output"):
-        torch.nn.init.normal_(model.output.weight, std=0.02)
     settings = Settings.from_json({"guidance_scale": SCALE, **SYSTEMS[name], **more})
-    order = make_order(tokenizer, model, **settings.order_options)
+    models = [built("var" if name == "code" else name)]
+    spans: list[tuple[int, int | None]] = [(0, None)]
+    if name == "code":
+        models.append(built("var", SMALL_DEPTH))
+        spans = [(0, HANDOVER), (HANDOVER, None)]
+    order = make_order(tokenizer_for(name), models[0], **settings.order_options)
 
     @torch.no_grad()
     def call() -> object:
-        branch = Branch.of(model, order, labels, settings.guidance())
+        parts = order, labels, settings.guidance()
+        branches = [
+            Branch.of(model, *parts, first=first, last=last)
+            for model, (first, last) in zip(models, spans, strict=True)
+        ]
         noise = settings.make_noise(list(range(len(labels))), "cpu")
-        *_, state = generate([branch], order, settings.make_sampler(), noise)
+        *_, state = generate(branches, order, settings.make_sampler(), noise)
         return state.ids
 
     return call, order.num_steps
@@ -87,6 +130,81 @@ def randar_peer(path: str, labels: torch.Tensor) -> Call:
     model = RandARTransformer(block_size=SIDE * SIDE, grad_checkpointing=False, **sizes).eval()
     torch.nn.init.normal_(model.output.weight, std=0.02)
     return torch.no_grad()(lambda: model.generate(labels, None, (1.0, SCALE)))
+
+
+def arpg_peer(path: str, labels: torch.Tensor) -> Call:
+    """hp-l33/ARPG@1a1758c: ``generate`` of its own model."""
+    sys.path.insert(0, path)
+    from models.arpg import ModelArgs, Transformer
+
+    sizes = {"dim": WIDTH, "n_layer": DEPTH, "n_head": HEADS, "vocab_size": VOCAB}
+    model = Transformer(ModelArgs(block_size=SIDE * SIDE, **sizes)).eval()
+    torch.nn.init.normal_(model.head.weight, std=0.02)
+    return torch.no_grad()(lambda: model.generate(labels.clone(), guidance_scale=SCALE))
+
+
+def lpd_peer(path: str, labels: torch.Tensor) -> Call:
+    """mit-han-lab/lpd@f447b83: ``sample_tokens`` of its own model, whose ``device = "cuda"`` was
+    changed to "cpu". Its orders are drawn beforehand there, and with the tokens here.
+    """
+    sys.path.insert(0, path)
+    from models.lpd import LPD
+
+    sizes = group_sizes(SIDE * SIDE, STEPS[SIDE * SIDE])
+    fields = {"decoder_embed_dim": WIDTH, "decoder_depth": DEPTH, "decoder_num_heads": HEADS}
+    model = LPD(mlp_ratio=HIDDEN / WIDTH, vqgan_vocab_size=VOCAB, **fields).eval()
+    blocks = torch.arange(len(sizes) + 1).repeat_interleave(torch.tensor([1, *sizes]))
+    mask = torch.zeros(len(blocks), len(blocks))
+    mask = mask.masked_fill(blocks[None] > blocks[:, None], -torch.inf)
+    orders = torch.rand(len(labels), SIDE * SIDE).argsort(1)
+    options = {"group_sizes": sizes, "orders": orders, "attn_mask": mask}
+    sample = torch.no_grad()(model.sample_tokens)
+    return lambda: sample(len(labels), cfg=SCALE, labels=labels, **options)
+
+
+def scaled_vae() -> tuple[Any, dict[str, Any]]:
+    """The tokenizer of the checkout in ``sys.path``, without its decoder; sizes of a model."""
+    from models.vqvae import VQVAE
+
+    sizes = {"vocab_size": SCALED_VOCAB, "z_channels": CODE_DIM, "ch": 32, "share_quant_resi": 4}
+    vae = VQVAE(v_patch_nums=SIDES, **sizes).eval()
+    vae.fhat_to_img = torch.clone
+    sizes = {"embed_dim": WIDTH, "num_heads": HEADS, "attn_l2_norm": True, "patch_nums": SIDES}
+    return vae, sizes
+
+
+def mvar_peer(path: str, labels: torch.Tensor) -> Call:
+    """CVL-UESTC/MVAR@d0e035a: ``autoregressive_infer`` of its own model."""
+    sys.path.insert(0, path)
+    from models.mvar import MVAR
+
+    vae, sizes = scaled_vae()
+    model = MVAR(vae_local=vae, depth=DEPTH, **sizes).eval()
+    torch.nn.init.normal_(model.head.weight, std=0.02)
+    return lambda: model.autoregressive_infer(
+        B=len(labels), label_B=labels, g_seed=0, cfg=SCALE - 1 + 1e-6
+    )
+
+
+def code_peer(path: str, labels: torch.Tensor) -> Call:
+    """czg1225/CoDe@bfb204d: its drafter, then its refiner."""
+    sys.path.insert(0, path)
+    from models.var import VAR
+
+    vae, sizes = scaled_vae()
+    models = [VAR(vae_local=vae, depth=depth, **sizes).eval() for depth in (DEPTH, SMALL_DEPTH)]
+    for model in models:
+        torch.nn.init.normal_(model.head.weight, std=0.02)
+    options = {"B": len(labels), "label_B": labels, "g_seed": 0, "cfg": SCALE - 1}
+    options |= {"top_k": [0] * len(SIDES), "temp": [1.0] * len(SIDES)}
+
+    def call() -> object:
+        f_hat, hub = models[0].autoregressive_infer_cfg_draft(exit_num=HANDOVER, **options)
+        return models[1].autoregressive_infer_cfg_refine(
+            draft=hub, f_hat=f_hat, entry_num=HANDOVER, **options
+        )
+
+    return call
 
 
 def halton_peer(path: str, labels: torch.Tensor) -> Call:
@@ -128,6 +246,10 @@ def maskbit_peer(path: str, labels: torch.Tensor) -> Call:
 PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {
     "par": par_peer,
     "randar": randar_peer,
+    "arpg": arpg_peer,
+    "lpd": lpd_peer,
+    "mvar": mvar_peer,
+    "code": code_peer,
     "halton": halton_peer,
     "maskbit": maskbit_peer,
 }
@@ -148,20 +270,20 @@ def in_turn(calls: dict[str, Call], runs: int) -> dict[str, float]:
 def main() -> None:
     """Times a system, raster decoding and, where given, the system's own code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--system", choices=sorted(set(SYSTEMS) - {"llama"}), required=True)
+    systems = sorted(set(SYSTEMS) - {"llama", "var"})
+    parser.add_argument("--system", choices=systems, required=True)
     parser.add_argument("--peer", help="a checkout of the system's repository")
     parser.add_argument("--refresh", type=int, help="full passes every so many, for halton")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     torch.manual_seed(0)
-    fields = {"image_size": 16 * SIDE, "downsample_factor": 16, "channels": 8, "norm_groups": 4}
-    fields |= {"channel_multipliers": [1, 1, 1, 1, 1], "vocab_size": VOCAB, "code_dim": 8}
-    tokenizer = VQTokenizer(VQTokenizerConfig(**fields)).eval()
     labels = torch.arange(options.batch)
-    raster, raster_steps = ours("llama", tokenizer, labels)
-    system, steps = ours(options.system, tokenizer, labels, refresh=options.refresh)
+    raster, raster_steps = ours("llama", labels)
+    system, steps = ours(options.system, labels, refresh=options.refresh)
     calls = {"raster": raster, options.system: system}
+    if options.system in SCALED:
+        calls["var"] = ours("var", labels)[0]
     if options.peer:
         calls["peer"] = PEERS[options.system](options.peer, labels)
     seconds = in_turn(calls, options.runs)
@@ -177,6 +299,8 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+    if options.system in SCALED:
+        record["var_ratio"] = round(seconds["var"] / seconds[options.system], 2)
     if options.peer:
         record["peer_ratio"] = round(seconds["peer"] / seconds[options.system], 2)
     print(json.dumps(record))

@@ -35,6 +35,15 @@ def made(key, seed, shape, init):
     dtype = getattr(torch, init["dtype"])
     if init["init"] == "const":
         return torch.full(shape, init["value"], dtype=dtype)
+    if init["init"] == "values":
+        return torch.tensor(init["values"], dtype=dtype).reshape(shape)
+    if init["init"] in ("levels", "block_diagonal"):
+        counts = torch.tensor(init["counts"])
+        levels = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        if init["init"] == "levels":
+            return levels.to(dtype).reshape(shape)
+        hidden = levels[:, None] != levels[None]
+        return torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf).reshape(shape)
     if init["init"] == "normal":  # the numbers of another tensor: they are tied
         return drawn(init["rng_key"], seed, shape, init["mean"], init["std"])
     if init["init"] == "values":

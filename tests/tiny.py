@@ -58,36 +58,25 @@ TINY_TOKENIZERS = {
     "vq": CONVOLUTIONS,
     "multiscale_vq": {**CONVOLUTIONS, "scales": (1, 2, 4), "num_phi": 2},
 }
-TINY_NETWORKS = {
-    name: {"latent_channels": 6} for name in ("maskgit", "maskbit")
-}  # fields of the networks besides "ldm"
+# fields of the networks besides "ldm"
+TINY_NETWORKS = {name: {"latent_channels": 6} for name in ("maskgit", "maskbit")}
 
-SMALL = {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48}
 ODD = {"grid": (3, 5), "depth": 1, "num_heads": 2}
 TEXT = {"text_tokens": 7, "text_width": 10}
+# of grids; it fits the tokenizer
+FIRST = {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48}
+SECOND = {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2}
+THIRD = {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1}
+SCALED = {"scales": (1, 2, 4), "vocab_size": 32, "code_dim": 6, "depth": 2, "width": 32}
 TINY_MODELS = {
-    "llama": TinyModel(
-        "vq",
-        (
-            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
-            {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
-            {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
-        ),
-    ),
-    "llama_text": TinyModel(
-        "vq",
-        (
-            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48, **TEXT},
-            {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2, **TEXT},
-            {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1, **TEXT},
-        ),
-    ),
+    "llama": TinyModel("vq", (FIRST, SECOND, THIRD)),
+    "llama_text": TinyModel("vq", tuple({**size, **TEXT} for size in (FIRST, SECOND, THIRD))),
     "rar": TinyModel(
         "vq",
         (
-            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
+            FIRST,
             {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 27, "num_heads": 3},
-            {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
+            THIRD,
         ),
     ),
     "par": TinyModel(
@@ -105,20 +94,25 @@ TINY_MODELS = {
             },
         ),
     ),
-    "randar": TinyModel(
+    "randar": TinyModel("vq", (FIRST, SECOND, THIRD)),
+    "arpg": TinyModel(
         "vq",
-        (
-            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
-            {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
-            {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
-        ),
+        (FIRST, {"grid": (3, 5), "vocab_size": 17, "depth": 4, "width": 24, "num_heads": 2}),
     ),
-    "halton": TinyModel("vq", (SMALL, {**ODD, "vocab_size": 17, "width": 23})),
-    "maskbit": TinyModel("vq", ({**SMALL, "splits": 5}, {**ODD, "vocab_size": 64, "width": 24})),
+    "lpd": TinyModel(
+        "vq",
+        (FIRST, {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 27, "num_heads": 3}),
+    ),
+    "mvar": TinyModel("multiscale_vq", ({**SCALED, "window": 3, "window_from": 2},)),
+    "m_var": TinyModel(
+        "multiscale_vq", (SCALED, {**SCALED, "depth": 1, "width": 64, "qk_norm": False})
+    ),
+    "halton": TinyModel("vq", (FIRST, {**ODD, "vocab_size": 17, "width": 23})),
+    "maskbit": TinyModel("vq", ({**FIRST, "splits": 5}, {**ODD, "vocab_size": 64, "width": 24})),
     "var": TinyModel(
         "multiscale_vq",
         (
-            {"scales": (1, 2, 4), "vocab_size": 32, "code_dim": 6, "depth": 2, "width": 32},
+            SCALED,
             {
                 "scales": (1, 2, 3),
                 "vocab_size": 17,

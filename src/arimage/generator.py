@@ -27,8 +27,9 @@ from arimage.sampling.batches import Arrival, Fit, arriving
 from arimage.sampling.compiling import Compilable
 from arimage.sampling.conditions import Conditions, Labels, Prompts, Rows, asked, kind, rows_for
 from arimage.sampling.editing import check_known, known_tokens, paste_kept, read_masks
+from arimage.sampling.handover import HandsOver
 from arimage.sampling.labels import count_images
-from arimage.sampling.loop import Branch, generate
+from arimage.sampling.loop import generate
 from arimage.sampling.noise import Seeds, make_seeds
 from arimage.sampling.planner import budget_bytes, check_batch_size, fitting_batch, image_bytes
 from arimage.sampling.settings import Settings
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from arimage.generated import GeneratedImages
 
 
-class ImageGenerator(Compilable, Publishable):
+class ImageGenerator(Compilable, HandsOver, Publishable):
     """A tokenizer, a transformer and sampling defaults; callable.
 
     Args:
@@ -141,8 +142,8 @@ class ImageGenerator(Compilable, Publishable):
         """Moves both models, not compiled; returns self. ValueError: a device that is not there."""
         check_device(device)
         self.compile("off")
-        self.tokenizer.to(device)
-        self.transformer.to(device)
+        for part in filter(None, (self.tokenizer, self.transformer, self.refiner)):
+            part.to(device)
         return self
 
     @property
@@ -309,7 +310,8 @@ class ImageGenerator(Compilable, Publishable):
         """How many images fit into ``memory_budget`` GiB at once, by estimate; at least one."""
         chosen, decoder = self.settings.updated(settings), self.tokenizer.bytes_per_image
         order = self.order(**chosen.order_options)
-        one = image_bytes(self.transformer, order, chosen.guidance(), decoder, chosen.cache_dtype)
+        how = order, chosen.guidance(), 0, chosen.cache_dtype
+        one = decoder + sum(image_bytes(model, *how) for model in self.transformers)
         budget = budget_bytes(memory_budget, self.device, self.held_bytes)
         return fitting_batch(one, budget, *self.transformer.table_bytes)
 
@@ -359,12 +361,10 @@ class ImageGenerator(Compilable, Publishable):
         if known is not None:
             check_known(known, self.tokenizer.config.vocab_size)
             known = known.to(self.device)
-        run, guidance = self.captured_run(chosen), chosen.guidance()
+        run = self.captured_run(chosen)
         with torch.no_grad():
-            condition = self.conditions.prepared(rows)
-            parts = self.transformer, order, condition, guidance, chosen.cache_dtype
-            branch = Branch.of(*parts, allocate=run is None)
-        return generate([branch], order, chosen.make_sampler(), noise, known, run)
+            branches = self.branches(order, self.conditions.prepared(rows), chosen, run is None)
+        return generate(branches, order, chosen.make_sampler(), noise, known, run)
 
     def order(self, num_steps: int | None = None, **options: Any) -> Order:
         """The transformer's order, bound to the tokenizer; options: ``Settings.order_options``."""

@@ -51,6 +51,37 @@ def make_order(
     return cls(tokenizer, transformer.prefix_length, transformer.device, **options)
 
 
+def change_order(transformer: Backbone, order: str, *, force: bool = False) -> None:
+    """Has a transformer run in another order than it was trained for, from its next image on.
+
+    Args:
+        transformer: of a generator; its config changes in place.
+        order: one of its config's ``orders``.
+        force: what the images are worth is not known, and this says that one knows it.
+
+    Raises:
+        KeyError: an unknown order. ValueError: one that the transformer cannot be run in, or
+            another than its own without ``force``.
+    """
+    config, name = transformer.config, type(transformer).__name__
+    if order not in ORDERS:
+        raise KeyError(unknown_name("order", order, ORDERS))
+    if order == config.order:
+        return
+    if order not in config.orders or "masked" in (order, config.order):  # rows for mask tokens
+        raise ValueError(
+            f"got order {order!r} for {name}, which was trained for {config.order!r} and cannot be "
+            "run in it; train a model that can"
+        )
+    if not force:
+        raise ValueError(
+            f"got order {order!r} for {name}, which was trained for {config.order!r}: it can be "
+            "run so, but how good its images are is not known; give force=True to do it all the "
+            "same"
+        )
+    config.order = order
+
+
 def check_fit(tokenizer: ImageTokenizer, transformer: Backbone) -> None:
     """Raises ValueError unless both agree on token maps, vocabulary and, if read, codes."""
     theirs: dict[str, Any] = {

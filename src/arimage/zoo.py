@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arimage.registry import unknown_name
+from arimage.zoo_groups import GROUPED
 from arimage.zoo_llamagen import BY_FIXTURES, LLAMAGEN
 from arimage.zoo_masked import MASKED
 from arimage.zoo_orders import ORDERED
+from arimage.zoo_relatives2 import RELATIVES2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +222,7 @@ def _rar(size: str) -> Preset:
     )
 
 
-_ORDERED = (Preset(**row) for row in (*ORDERED, *MASKED))
+_ORDERED = (Preset(**row) for row in (*ORDERED, *GROUPED, *MASKED, *RELATIVES2))
 PRESETS: dict[str, Preset] = {
     preset.name: preset for preset in (*_PRESETS, *_HUB_PRESETS, *map(_rar, _RAR_SIZES), *_ORDERED)
 }

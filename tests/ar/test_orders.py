@@ -6,13 +6,17 @@ from tiny import MODEL_CASES, ToyFuser, make_model, make_order, sentence
 
 from arimage.ar.base import CONTENT, PREFIX, QUERY, UNKNOWN, Draw, Known
 from arimage.ar.orders.bits import BitOrder
+from arimage.ar.orders.grouped import GroupedOrder
 from arimage.ar.orders.halton import HaltonOrder
 from arimage.ar.orders.instructed import InstructedOrder
+from arimage.ar.orders.local_groups import LocalGroupsOrder
 from arimage.ar.orders.masked import MaskedOrder
 from arimage.ar.orders.next_scale import NextScaleOrder
 from arimage.ar.orders.random import RandomOrder
+from arimage.ar.orders.random_groups import RandomGroupsOrder
 from arimage.ar.orders.raster import RasterOrder
 from arimage.ar.orders.regions import RegionOrder
+from arimage.ar.orders.within_scale import WithinScaleOrder
 from arimage.ar.registry import ORDERS
 from arimage.sampling.noise import PerImageNoise
 from arimage.slots import square_grids
@@ -26,10 +30,14 @@ GRIDS = {
     "instructed": [((2, 3),), ((4, 4),), ((1, 1),)],
     "regions": [((2, 6),), ((4, 4),), ((2, 2),)],  # 4 of them
     "next_scale": [square_grids((1, 2, 3)), square_grids((1, 3, 4, 5)), ((1, 1),)],
+    "random_groups": [((2, 3),), ((4, 4),), ((1, 1),)],
+    "local_groups": [((2, 3),), ((4, 4),), ((1, 1),)],
+    "within_scale": [square_grids((1, 2, 3)), square_grids((1, 3, 4, 5)), ((1, 1),)],
 }
+RULED = [n for n in ORDERS if not issubclass(ORDERS[n], GroupedOrder)]  # test_grouped_orders.py
 UNCACHED = ("masked", "halton", "bits")  # everything is embedded at every step
 OPTIONS = {"bits": {"splits": 1, "size": 32}}  # so that entries are ids of the toy fuser
-CASES = [(name, grids, prefix) for name in ORDERS for grids in GRIDS[name] for prefix in (1, 3)]
+CASES = [(name, grids, prefix) for name in RULED for grids in GRIDS[name] for prefix in (1, 3)]
 
 
 def bind(name, grids, prefix=1, **options):
@@ -40,7 +48,7 @@ def bind(name, grids, prefix=1, **options):
 def groups_of(name, grids):
     """Slots predicted together, from the definition of each order."""
     sizes = [h * w for h, w in grids]
-    if name == "next_scale":
+    if name in ("next_scale", "within_scale"):
         return [range(sum(sizes[:k]), sum(sizes[: k + 1])) for k in range(len(sizes))]
     if name == "regions":
         return in_regions(*grids[0])
@@ -78,6 +86,8 @@ def rule(name, grids, prefix):
     for k, slots in enumerate(groups_of(name, grids)):
         scale += [k] * len(slots)
     place = torch.tensor(scale)
+    if name == "within_scale":
+        return place[None] == place[:, None]
     return place[None] <= place[:, None]
 
 
@@ -87,7 +97,8 @@ def obeys(order, expected):
     masks = [(full.mask, expected)]
     for index in range(order.num_steps):
         step = order.step(index)
-        masks.append((step.mask, expected[step.start : step.stop, : step.stop]))
+        first = 0 if step.cached else step.start
+        masks.append((step.mask, expected[step.start : step.stop, first : step.stop]))
     return all(
         torch.equal(torch.ones_like(rows) if mask is None else mask, rows) for mask, rows in masks
     )
@@ -98,7 +109,7 @@ def test_training_and_decoding_masks_are_the_rule(name, grids, prefix):
     assert obeys(bind(name, grids, prefix), rule(name, grids, prefix))
 
 
-@pytest.mark.parametrize("name", ORDERS)
+@pytest.mark.parametrize("name", RULED)
 def test_the_masks_are_not_the_rule_of_another_order(name):
     grids = GRIDS[name][0]
     other = ~rule(name, grids, 2) | torch.eye(len(rule(name, grids, 2)), dtype=torch.bool)
@@ -145,7 +156,7 @@ def test_descriptors_tell_the_prefix_from_the_content_and_where_it_is(name, grid
     if name in ("regions", "instructed"):
         return
     table = order.fuser.slots
-    first = prefix - 1 if name == "next_scale" else prefix
+    first = prefix - 1 if name in ("next_scale", "within_scale") else prefix
     fed = order.length - first
     assert places.row[first:].tolist() == table.row[:fed].tolist()
     assert places.column[first:].tolist() == table.column[:fed].tolist()
@@ -247,6 +258,9 @@ def test_the_registry_leads_to_these_orders():
         "next_scale": NextScaleOrder,
         "regions": RegionOrder,
         "instructed": InstructedOrder,
+        "random_groups": RandomGroupsOrder,
+        "local_groups": LocalGroupsOrder,
+        "within_scale": WithinScaleOrder,
         "halton": HaltonOrder,
         "bits": BitOrder,
     }

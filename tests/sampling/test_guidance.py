@@ -1,5 +1,6 @@
 """Guidance: one formula, schedules, and which rows the model sees."""
 
+import dataclasses
 import math
 
 import pytest
@@ -143,7 +144,8 @@ def rows_seen(name, order, guidance, batch=2):
     def spy(module, arguments):
         inputs, context, _, cache = arguments
         assert inputs is None or len(inputs) == len(context.prefix)
-        assert cache is None or cache.keys.shape[1] == len(context.prefix)
+        held = [getattr(cache, f.name) for f in dataclasses.fields(cache)] if cache else []
+        assert all(memory.shape[1] == len(context.prefix) for memory in held)
         rows.append(len(context.prefix))
 
     handle = model.register_forward_pre_hook(spy)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from arimage.ar.base import Cache, Step
+from arimage.ar.base import KeyValueCache, Step
 from arimage.ar.block_mask import attend_blocks
 from arimage.ar.linear import Gelu, Linear
 from arimage.shapes import Float
@@ -20,7 +20,7 @@ def attend(
     k: Float[Tensor, "r h n d"],
     v: Float[Tensor, "r h n d"],
     step: Step,
-    cache: Cache | None,
+    cache: KeyValueCache | None,
     layer: int,
     scale: float | None = None,
     bounded: bool = False,

@@ -62,7 +62,7 @@ class VARConfig(BackboneConfig):
 
 @dataclass(frozen=True)
 class VARContext(Context):
-    """prefix (r, 1, width); blocks (r, depth, 6, width); out (r, 2, width): adaLN tables.
+    """prefix (r, 1, width); blocks (r, depth, 6 or so, width); out (r, 2, width): adaLN tables.
 
     biases (depth, 3 width): of q, k and v, of all rows alike; None where gradients are wanted,
     since parameters that are shared out (FSDP) are whole inside their block alone.
@@ -142,6 +142,8 @@ class VARModel(Backbone):
 
     config_class = VARConfig
     config: VARConfig
+    block_class: ClassVar[type[Block]] = Block
+    table_rows: ClassVar[int] = 6  # of a block's adaLN table
     _no_split_modules: ClassVar[list[str]] = ["Block", "Modulation"]
 
     def __init__(self, config: VARConfig) -> None:
@@ -152,13 +154,13 @@ class VARModel(Backbone):
         self.code_embedding = Linear(config.code_dim, width)
         self.position_embedding = nn.Embedding(self.slots.num_slots, width)
         self.scale_embedding = nn.Embedding(len(config.scales), width)
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
+        self.blocks = nn.ModuleList(self.block_class(config, i) for i in range(config.depth))
         if config.shared_adaln:
             self.shared_modulation = Linear(width, 6 * width)
             self.modulation = nn.Parameter(torch.zeros(config.depth, 6, width))
         else:
             self.modulations = nn.ModuleList(
-                Modulation(width, 6 * width) for _ in range(config.depth)
+                Modulation(width, self.table_rows * width) for _ in range(config.depth)
             )
         self.out_modulation = Linear(width, 2 * width)
         self.norm = nn.LayerNorm(width, config.norm_eps, elementwise_affine=False)
@@ -180,7 +182,7 @@ class VARModel(Backbone):
         """adaLN tables of every block, which depend on the class alone, and joined biases."""
         condition = self.class_embedding(class_labels)
         active = F.silu(condition)
-        shape = (6, self.config.width)
+        shape = (self.table_rows, self.config.width)
         if self.config.shared_adaln:
             shared = self.shared_modulation(active).unflatten(-1, shape)
             blocks = shared.unsqueeze(1) + self.modulation

@@ -83,7 +83,8 @@ class Session:
         self.order, self.sampler, self.capture = order, sampler, capture
         self.models = [branch.model for branch in branches]
         self.context_types = [type(branch.context) for branch in branches]
-        self.groups = groups_of(order)
+        self.spans = [(branch.first, branch.last) for branch in branches]
+        self.groups = groups_of(order, cuts=[first for first, _ in self.spans])
         self.offsets = offsets_of(order, sampler, branches[0].model.num_choices)
         self.moves = any(len(group.steps) > 1 for group in self.groups)
         caches = [branch.new_cache(order) for branch in branches]
@@ -163,7 +164,8 @@ class Session:
         s = s[: step.predicts, None] if s.ndim else s
         context = self.context_types[i](**buffers["contexts"][i])
         cache = cache and self.cache_types[i](**cache)
-        return Branch(self.models[i], context, cache, Dial(value=s, guided=guided))
+        dial, (first, last) = Dial(value=s, guided=guided), self.spans[i]
+        return Branch(self.models[i], context, cache, dial, first=first, last=last)
 
     def draws(self, index: int) -> int:
         """Numbers per image of step ``index``."""
@@ -214,7 +216,7 @@ class Captures:
             order,
             sampler,
             shapes(values),
-            tuple((type(b.context), b.kept_as) for b in branches),
+            tuple((type(b.context), b.kept_as, id(b.model), b.first, b.last) for b in branches),
         )
         return kept(
             self.sessions, key, lambda: Session(branches, order, sampler, values, self.capture)

@@ -87,7 +87,8 @@ class Compilable:
         parts = self.tokenizer, self.transformer
         if self.captures is None:
             return make(*parts, **options)
-        key = (*map(id, parts), self.transformer.device, *sorted(options.items()))
+        where = self.transformer.device, self.transformer.config.order
+        key = (*map(id, parts), *where, *sorted(options.items()))
         return self.captures.order(key, lambda: make(*parts, **options))
 
     def decode_canvas(self, canvas: Tensor) -> Tensor:

@@ -64,8 +64,8 @@ class PerImageNoise:
         tiny = torch.finfo(torch.float64).tiny
         return -(-self.uniform(count).clamp_min(tiny).log()).clamp_min(tiny).log()
 
-    def permutations(self, count: int) -> Int[Tensor, "b n"]:
-        """A random permutation of 0..count-1 for each image."""
+    def permutations(self, count: int, shared: bool = False) -> Int[Tensor, "b n"]:
+        """A random permutation of 0..count-1 for each image; ``shared`` or not."""
         return self.gumbel(count).argsort(-1)
 
     def integers(self, count: int) -> Int[Tensor, " b"]:
@@ -139,10 +139,14 @@ class ReferenceNoise:
             return -(-uniform.clamp_min(torch.finfo(uniform.dtype).tiny).log()).log()
         return -self._exponential((self.batch, count)).log()
 
-    def permutations(self, count: int) -> Int[Tensor, "b n"]:
+    def permutations(self, count: int, shared: bool = False) -> Int[Tensor, "b n"]:
         """``torch.randperm`` on the CPU, one image after the other (ziqipang/RandAR@d374a72
-        RandAR/model/randar_gpt.py generate).
+        RandAR/model/randar_gpt.py generate); ``shared``: one for all, the order of as many float32
+        numbers (hp-l33/ARPG@1a1758c models/arpg.py generate).
         """
+        if shared:
+            numbers = torch.rand(count, generator=self._generator, device=self.device)
+            return numbers.argsort().expand(self.batch, -1)
         stream = self._on_host()
         rows = [torch.randperm(count, generator=stream) for _ in range(self.batch)]
         return torch.stack(rows).to(self.device)

@@ -23,15 +23,14 @@ FAMILIES = {
     "random": "rar",
     "regions": "par",
     "instructed": "randar",
+    "random_groups": "arpg",
+    "local_groups": "lpd",
+    "within_scale": "mvar",
     "halton": "halton",
     "bits": "maskbit",
 }
-GATED = (
-    "llama",
-    "par",
-    "randar",
-    "halton",
-)  # three matrices in the feed-forward; the others have two
+SCALED = ("next_scale", "within_scale")  # orders over several token maps
+GATED = ("llama", "par", "randar", "arpg", "halton")  # a feed-forward of three matrices, not two
 SMALL_ORDERS = tuple(FAMILIES)
 
 
@@ -55,9 +54,9 @@ def small_tokenizer(order: str, image_size: int, seed: int) -> ImageTokenizer:
     }
     if order == "bits":
         fields |= {"quantizer": "lfq", "vocab_size": 2 ** fields["code_dim"]}
-    if order == "next_scale":
+    if order in SCALED:
         fields["scales"] = scales_to(image_size // DOWNSAMPLE)
-    cls = TOKENIZERS["multiscale_vq" if order == "next_scale" else "vq"]
+    cls = TOKENIZERS["multiscale_vq" if order in SCALED else "vq"]
     torch.manual_seed(seed)
     return cls(cls.config_class(**fields))
 
@@ -85,9 +84,10 @@ def small_transformer(
         "num_heads": 4,
         "dropout": 0.1,
     }
-    if family == "var":
+    if order in SCALED:
         scales = [h for h, _ in tokenizer.slots.grids]
-        fields |= {"scales": scales, "code_dim": tokenizer.config.code_dim, "shared_adaln": True}
+        fields |= {"scales": scales, "code_dim": tokenizer.config.code_dim}
+        fields |= {"shared_adaln": True} if family != "m_var" else {}
     else:
         fields |= {"grid": [height, width], "mlp_hidden": 256 if family in GATED else 384}
     cls = MODELS[family]
@@ -123,10 +123,9 @@ def check_order(
     if tokenizer is None or tokenizer.slots.grids == ((1, 1),):
         return
     maps = tokenizer.slots.num_scales
-    if (order == "next_scale") != (maps > 1):
-        others = ", ".join(name for name in SMALL_ORDERS if name != "next_scale")
-        fitting = "next_scale" if maps > 1 else f"one of {others}"
+    if (order in SCALED) != (maps > 1):
+        fitting = [name for name in SMALL_ORDERS if (name in SCALED) == (maps > 1)]
         raise ValueError(
             f"got order {order!r} for a tokenizer with {maps} token map{'s' * (maps > 1)}; use "
-            f"{fitting}"
+            f"{', '.join(fitting[:-1])} or {fitting[-1]}"
         )
