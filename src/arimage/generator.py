@@ -20,7 +20,7 @@ from arimage.files import read_json
 from arimage.hub import Access
 from arimage.images import from_pixels, native_pixels, to_pil, to_pixels
 from arimage.outputs import GeneratorOutput, Origin, Preview, check_output_type, gathered, packed
-from arimage.parts import check_fit, load_part, make_order, own_tokenizer, save_parts
+from arimage.parts import Resizable, check_fit, load_part, make_order, own_tokenizer, save_parts
 from arimage.pretrained import check_device, default_dtype
 from arimage.publish import Publishable
 from arimage.sampling.batches import Arrival, Fit, arriving
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from arimage.generated import GeneratedImages
 
 
-class ImageGenerator(Compilable, HandsOver, Publishable):
+class ImageGenerator(Compilable, HandsOver, Resizable, Publishable):
     """A tokenizer, a transformer and sampling defaults; callable.
 
     Args:
@@ -220,7 +220,7 @@ class ImageGenerator(Compilable, HandsOver, Publishable):
             ValueError: an image or mask that ``known`` refuses, and what ``__call__`` raises.
         """
         check_output_type(output_type)
-        pixels, sizes = native_pixels(images, self.tokenizer.config.image_size)
+        pixels, sizes = native_pixels(images, self.image_size)
         draws = read_masks(masks, sizes)
         if class_labels is None and prompts is None:
             rows = self.conditions.nothing()
@@ -246,7 +246,7 @@ class ImageGenerator(Compilable, HandsOver, Publishable):
             ValueError: an array of another size, a mask of another shape than its image or with
                 grey values, another number of masks than images. TypeError, FileNotFoundError.
         """
-        pixels, sizes = native_pixels(images, self.tokenizer.config.image_size)
+        pixels, sizes = native_pixels(images, self.image_size)
         draws = read_masks(masks, sizes)
         size = self.plan() if batch_size is None else check_batch_size(batch_size)
         parts = (pixels[i : i + size] for i in range(0, len(pixels), size))

@@ -20,6 +20,8 @@ from arimage.slots import square_grids
 
 LARGE = {
     "next_scale": [square_grids((1, 2, 3, 4, 5, 6, 8, 10, 13, 16))],  # 680, VAR at 256 px
+    "refined_scale": [square_grids((1, 2, 3, 5, 12))],
+    "flexible_scale": [square_grids((1, 2, 3, 5, 12))],
     "raster": [((16, 16),), ((9, 15),)],
     "random": [((9, 15),)],
     "masked": [((16, 16),)],

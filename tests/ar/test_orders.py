@@ -6,6 +6,7 @@ from tiny import MODEL_CASES, ToyFuser, make_model, make_order, sentence
 
 from arimage.ar.base import CONTENT, PREFIX, QUERY, UNKNOWN, Draw, Known
 from arimage.ar.orders.bits import BitOrder
+from arimage.ar.orders.flexible import FlexibleScaleOrder
 from arimage.ar.orders.grouped import GroupedOrder
 from arimage.ar.orders.halton import HaltonOrder
 from arimage.ar.orders.instructed import InstructedOrder
@@ -15,6 +16,7 @@ from arimage.ar.orders.next_scale import NextScaleOrder
 from arimage.ar.orders.random import RandomOrder
 from arimage.ar.orders.random_groups import RandomGroupsOrder
 from arimage.ar.orders.raster import RasterOrder
+from arimage.ar.orders.refined import RefinedScaleOrder
 from arimage.ar.orders.regions import RegionOrder
 from arimage.ar.orders.within_scale import WithinScaleOrder
 from arimage.ar.registry import ORDERS
@@ -33,7 +35,10 @@ GRIDS = {
     "random_groups": [((2, 3),), ((4, 4),), ((1, 1),)],
     "local_groups": [((2, 3),), ((4, 4),), ((1, 1),)],
     "within_scale": [square_grids((1, 2, 3)), square_grids((1, 3, 4, 5)), ((1, 1),)],
+    "refined_scale": [square_grids((1, 2, 3)), ((1, 1),)],
+    "flexible_scale": [square_grids((1, 2, 3)), ((1, 1), (2, 3), (3, 6)), ((1, 1),)],
 }
+BY_SCALE = ("next_scale", "within_scale", "flexible_scale", "refined_scale")
 RULED = [n for n in ORDERS if not issubclass(ORDERS[n], GroupedOrder)]  # test_grouped_orders.py
 UNCACHED = ("masked", "halton", "bits")  # everything is embedded at every step
 OPTIONS = {"bits": {"splits": 1, "size": 32}}  # so that entries are ids of the toy fuser
@@ -48,7 +53,7 @@ def bind(name, grids, prefix=1, **options):
 def groups_of(name, grids):
     """Slots predicted together, from the definition of each order."""
     sizes = [h * w for h, w in grids]
-    if name in ("next_scale", "within_scale"):
+    if name in BY_SCALE:
         return [range(sum(sizes[:k]), sum(sizes[: k + 1])) for k in range(len(sizes))]
     if name == "regions":
         return in_regions(*grids[0])
@@ -86,9 +91,8 @@ def rule(name, grids, prefix):
     for k, slots in enumerate(groups_of(name, grids)):
         scale += [k] * len(slots)
     place = torch.tensor(scale)
-    if name == "within_scale":
-        return place[None] == place[:, None]
-    return place[None] <= place[:, None]
+    seen = torch.eq if name in ("refined_scale", "within_scale") else torch.le
+    return seen(place[None], place[:, None])
 
 
 def obeys(order, expected):
@@ -155,8 +159,7 @@ def test_descriptors_tell_the_prefix_from_the_content_and_where_it_is(name, grid
     assert places.kind.tolist() == kinds
     if name in ("regions", "instructed"):
         return
-    table = order.fuser.slots
-    first = prefix - 1 if name in ("next_scale", "within_scale") else prefix
+    table, first = order.fuser.slots, prefix - (name in BY_SCALE)
     fed = order.length - first
     assert places.row[first:].tolist() == table.row[:fed].tolist()
     assert places.column[first:].tolist() == table.column[:fed].tolist()
@@ -263,6 +266,8 @@ def test_the_registry_leads_to_these_orders():
         "within_scale": WithinScaleOrder,
         "halton": HaltonOrder,
         "bits": BitOrder,
+        "flexible_scale": FlexibleScaleOrder,
+        "refined_scale": RefinedScaleOrder,
     }
     assert {name: ORDERS[name] for name in ORDERS} == bound
 

@@ -22,6 +22,7 @@ LEAVES = {  # may be imported by every room; among themselves only as said here
     "zoo_masked": {"zoo_llamagen"},
     "zoo_orders": {"zoo_llamagen"},
     "zoo_groups": {"zoo_llamagen"},
+    "zoo_relatives": {"zoo_llamagen"},
     "zoo_relatives2": {"zoo_llamagen"},
     "zoo": {
         "registry",
@@ -29,6 +30,7 @@ LEAVES = {  # may be imported by every room; among themselves only as said here
         "zoo_llamagen",
         "zoo_masked",
         "zoo_orders",
+        "zoo_relatives",
         "zoo_relatives2",
     },
     "zoo_cards": {"zoo"},
@@ -60,7 +62,7 @@ ROOMS = {  # what each part may import besides itself and the leaves
     "evaluation": {"convert", "eval", "generator"},
     "evaluation_tokenizer": {"eval", "tokenizers"},
     "auto": {"tokenizers", "ar"},
-    "training": {"tokenizers", "ar", "sampling", "eval", "generator"},
+    "training": {"tokenizers", "ar", "sampling", "eval", "generator", "parts"},
     "demo": {"tokenizers", "ar", "sampling", "eval", "generator", "auto", "training"},
     "cli": {
         *("tokenizers", "ar", "sampling", "eval", "convert", "generator", "auto", "training"),

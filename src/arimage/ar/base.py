@@ -292,6 +292,18 @@ class Backbone(Quantizable, ArimageModel):
     def slots(self) -> SlotTable:
         """The slots of one image that the model was built for."""
 
+    def at(self, grids: Sequence[tuple[int, int]]) -> Any:
+        """The same weights over other token maps, for models that can.
+
+        Raises:
+            ValueError: the maps, or any, cannot be had.
+        """
+        raise ValueError(
+            f"got token maps {list(grids)}; a {type(self).__name__} has learned the places of "
+            f"{list(self.slots.grids)} and runs over these alone: leave scales out, or take a "
+            "model for any scales, such as flexvar-d16"
+        )
+
     @property
     def code_dim(self) -> int | None:
         """Dimension of the codes that it reads; None for models that read ids."""

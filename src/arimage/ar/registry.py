@@ -26,6 +26,8 @@ MODELS: Registry[type[Backbone]] = Registry(
         "m_var": "arimage.ar.m_var:MambaVARModel",
         "halton": "arimage.ar.halton:HaltonModel",
         "maskbit": "arimage.ar.maskbit:MaskBitModel",
+        "flexvar": "arimage.ar.flexvar:FlexVARModel",
+        "hmar": "arimage.ar.hmar:HMARModel",
     },
 )
 
@@ -43,6 +45,8 @@ ORDERS: Registry[type[Order]] = Registry(
         "within_scale": "arimage.ar.orders.within_scale:WithinScaleOrder",
         "halton": "arimage.ar.orders.halton:HaltonOrder",
         "bits": "arimage.ar.orders.bits:BitOrder",
+        "flexible_scale": "arimage.ar.orders.flexible:FlexibleScaleOrder",
+        "refined_scale": "arimage.ar.orders.refined:RefinedScaleOrder",
     },
 )
 
@@ -61,5 +65,7 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "m_var": "arimage.ar.convert.m_var:MambaVARLayout",
         "halton": "arimage.ar.convert.halton:HaltonLayout",
         "maskbit": "arimage.ar.convert.maskbit:MaskBitLayout",
+        "flexvar": "arimage.ar.convert.flexvar:FlexVARLayout",
+        "hmar": "arimage.ar.convert.hmar:HMARLayout",
     },
 )

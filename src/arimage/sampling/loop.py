@@ -61,8 +61,9 @@ class Branch:
         """
         check_cache_dtype(kept_as, order)
         model.pack()
-        sizes = [order.step(i).predicts for i in range(order.num_steps)]
-        guidance = guidance.over(sizes, order.num_slots)
+        steps = [order.step(i) for i in range(order.num_steps)]
+        guidance = guidance.over([step.predicts for step in steps], order.num_slots)
+        guidance = guidance.of(steps, order.cached)
         if guidance.last_active(order.num_steps) >= 0:
             condition = model.with_null(condition)
         context = model.prepare(condition)

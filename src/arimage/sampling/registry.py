@@ -17,6 +17,7 @@ SAMPLERS: Registry[type[Sampler]] = Registry(
     {
         "categorical": "arimage.sampling.samplers.categorical:Categorical",
         "argmax": "arimage.sampling.samplers.argmax:Argmax",
+        "familiar": "arimage.sampling.samplers.familiar:Familiar",
     },
 )
 
@@ -30,6 +31,7 @@ SCHEDULES: Registry[type[Schedule]] = Registry(
         "linear_before": "arimage.sampling.guidance:LinearBefore",
         "linear_per_token": "arimage.sampling.guidance:LinearPerToken",
         "interval": "arimage.sampling.guidance:Interval",
+        "linear_by_map": "arimage.sampling.guidance:LinearByMap",
     },
 )
 

@@ -15,7 +15,7 @@ from arimage.sampling.samplers.base import Sampler
 
 SCHEDULE = "temperature_schedule"
 SCHEDULED = {"guidance_schedule": SCHEDULES, SCHEDULE: TEMPERATURES}
-ORDER_SETTINGS = ("num_steps", "choice_temperature", "refresh")
+ORDER_SETTINGS = ("num_steps", "choice_temperature", "refresh", "passes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ class Settings:
         sampler: a registered name.
         more_smooth: of the categorical sampler; mixes codes, for next-scale models.
         rng: a registered kind of noise: "per_image", or "reference" for the stream of VAR's code.
+        passes: for orders that go over a token map again (refined_scale): for each map, how many
+            tokens are settled after each pass; None is one pass each.
         cache_dtype: "fp8" keeps keys and values in 8 bits, which changes images; None keeps them
             as they are (sampling/cache.py).
 
@@ -56,8 +58,10 @@ class Settings:
     more_smooth: bool = False
     rng: str = "per_image"
     cache_dtype: str | None = None
+    passes: Any = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "passes", read_passes(self.passes))
         self.guidance()
         self.make_sampler()
         NOISES[self.rng]
@@ -122,3 +126,20 @@ class Settings:
             return cls().updated(changes)
         except (KeyError, TypeError) as error:
             raise ValueError(f"cannot read the sampling settings: {error.args[0]}") from error
+
+
+def read_passes(passes: Any) -> tuple[tuple[int, ...], ...] | None:
+    """Token counts of passes as tuples, which can be compared and hashed; None as it is.
+
+    Raises:
+        ValueError: no list of lists of integers.
+    """
+    if passes is None:
+        return None
+    lists = isinstance(passes, list | tuple) and all(isinstance(p, list | tuple) for p in passes)
+    if not lists or not all(type(count) is int for counts in passes for count in counts):
+        raise ValueError(
+            f"got passes {passes}; expected for each token map a list of token counts, for example "
+            "[[1], [1, 3], [1, 1, 2, 5], [16]]"
+        )
+    return tuple(tuple(counts) for counts in passes)

@@ -70,6 +70,7 @@ class ImageTokenizer(Publishable, ArimageModel):
     """
 
     main_input_name = "images"
+    replaces: ClassVar[bool] = False  # token maps replace each other instead of adding up
     config: TokenizerConfig
 
     @classmethod
