@@ -1,4 +1,4 @@
-"""The own code of systems, at the common size of family.py: an entry makes a call over a checkout."""
+"""Calls that run the code of each system of family.py with a model of the benchmark's size."""
 
 import sys
 from collections.abc import Callable

@@ -186,40 +186,32 @@ class Noise(Protocol):
 
     def labels(self, num_classes: int) -> list[int]:
         """A class label per image."""
-        ...
 
     def choose(
         self, probabilities: Float[Tensor, "b n v"], kept: int | None = None
     ) -> Int[Tensor, "b n"]:
         """One exact draw from each row of probabilities, of which the ``kept`` largest are left."""
-        ...
 
     def gumbel(self, count: int, inverse: bool = False) -> Float[Tensor, "b n"]:
         """``count`` standard Gumbel numbers per image; ``inverse``: published code inverts uniform
         numbers."""
-        ...
 
     def permutations(self, count: int, shared: bool = False) -> Int[Tensor, "b n"]:
         """A random permutation of 0..count-1 for each image; ``shared``: where images share a
         stream, one for all.
         """
-        ...
 
     def integers(self, count: int) -> Int[Tensor, " b"]:
         """One of 0..count-1 for each image."""
-        ...
 
     def among(self, places: Tensor, total: int) -> "Noise":
         """The same stream for ``places`` where published code draws at all ``total`` of them."""
-        ...
 
     def apart(self) -> "Noise":
         """The same stream for ``Backbone.draws_apart``."""
-        ...
 
     def skip(self, count: int) -> None:
         """Passes over ``count`` uniform numbers per image, which published code draws unused."""
-        ...
 
 
 @runtime_checkable
@@ -231,7 +223,6 @@ class Cache(Protocol):
 
     def rows(self, count: int) -> "Cache":
         """The same memory for the first ``count`` rows of the batch."""
-        ...
 
 
 @runtime_checkable
@@ -246,7 +237,6 @@ class KeyValueCache(Cache, Protocol):
         values: Float[Tensor, "r h m d"],
     ) -> tuple[Tensor, Tensor]:
         """Writes rows start..stop-1 and returns all rows up to stop: (r, h, stop, d) each."""
-        ...
 
 
 @dataclass(frozen=True)
