@@ -16,6 +16,7 @@ TOKENIZERS: Registry[type[ImageTokenizer]] = Registry(
     {
         "vq": "arimage.tokenizers.vq:VQTokenizer",
         "multiscale_vq": "arimage.tokenizers.multiscale_vq:MultiScaleVQTokenizer",
+        "titok": "arimage.tokenizers.titok:TiTokTokenizer",
     },
 )
 
@@ -43,5 +44,6 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "llamagen": "arimage.tokenizers.convert.llamagen:LlamaGenTokenizerLayout",
         "maskgit": "arimage.tokenizers.convert.maskgit:MaskGITTokenizerLayout",
         "taming": "arimage.tokenizers.convert.taming:TamingTokenizerLayout",
+        "titok": "arimage.tokenizers.convert.titok:TiTokTokenizerLayout",
     },
 )
