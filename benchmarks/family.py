@@ -15,6 +15,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -34,18 +36,24 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "llama": {},
     "par": {},
     "randar": {"guidance_schedule": "linear_before"},
+    "halton": {},
+    "maskbit": {"guidance_schedule": {"name": "power_cosine", "power": 3.0}},
 }
 
 
-def ours(name: str, tokenizer: VQTokenizer, labels: torch.Tensor) -> tuple[Call, int]:
-    """A call that makes the tokens of ``labels``, and how many steps it takes."""
+def ours(name: str, tokenizer: VQTokenizer, labels: torch.Tensor, **more: Any) -> tuple[Call, int]:
+    """A call that makes the tokens of ``labels``, and how many steps it takes.
+
+    ``more``: settings.
+    """
     cls = MODELS[name]
     fields = {"vocab_size": VOCAB, "width": WIDTH, "depth": DEPTH, "num_heads": HEADS}
     fields |= {"grid": [SIDE, SIDE], "mlp_hidden": HIDDEN, "num_classes": 1000}
     model = cls(cls.config_class(**fields)).eval()
-    torch.nn.init.normal_(model.output.weight, std=0.02)
-    settings = Settings(guidance_scale=SCALE, **SYSTEMS[name])
-    order = make_order(tokenizer, model)
+    if hasattr(model, "output"):
+        torch.nn.init.normal_(model.output.weight, std=0.02)
+    settings = Settings.from_json({"guidance_scale": SCALE, **SYSTEMS[name], **more})
+    order = make_order(tokenizer, model, **settings.order_options)
 
     @torch.no_grad()
     def call() -> object:
@@ -81,7 +89,48 @@ def randar_peer(path: str, labels: torch.Tensor) -> Call:
     return torch.no_grad()(lambda: model.generate(labels, None, (1.0, SCALE)))
 
 
-PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {"par": par_peer, "randar": randar_peer}
+def halton_peer(path: str, labels: torch.Tensor) -> Call:
+    """valeoai/Halton-MaskGIT@f61b0a1: its Halton sampler over its own model, nothing decoded."""
+    sys.path.insert(0, path)
+    from Network.transformer import Transformer
+    from Sampler.halton_sampler import HaltonSampler
+
+    sizes = {"hidden_dim": WIDTH, "depth": DEPTH, "heads": HEADS, "codebook_size": VOCAB}
+    model = Transformer(input_size=SIDE, mlp_dim=4 * WIDTH, nclass=1000, **sizes)
+    args = SimpleNamespace(device="cpu", mask_value=VOCAB, codebook_size=VOCAB)
+    trainer = SimpleNamespace(
+        vit=model,
+        input_size=SIDE,
+        args=args,
+        autocast=nullcontext(),
+        ae=SimpleNamespace(decode_code=lambda ids: ids.float()),
+    )
+    sampler = HaltonSampler(w=SCALE - 1, step=32, randomize=True)
+    return lambda: sampler(trainer, nb_sample=len(labels), labels=labels, verbose=False)
+
+
+def maskbit_peer(path: str, labels: torch.Tensor) -> Call:
+    """markweberdev/maskbit@5ea3d73: ``sample`` over its own model, nothing decoded."""
+    sys.path.insert(0, path)
+    from modeling.bert import LFQBert
+    from modeling.modules.sampling import sample
+
+    sizes = {"hidden_dim": WIDTH, "depth": DEPTH, "heads": HEADS, "mlp_dim": HIDDEN}
+    model = LFQBert(img_size=16 * SIDE, codebook_size=VOCAB, codebook_splits=2, **sizes)
+    pixels = torch.nn.Identity()
+    pixels.decode_tokens = lambda ids: ids
+    options = {"num_steps": 64, "mask_schedule_strategy": "arccos", "scale_pow": 3.0}
+    options |= {"guidance_scale": SCALE - 1, "guidance_annealing": "cosine", "mask_token": 128}
+    options |= {"codebook_size": VOCAB, "codebook_splits": 2, "patch_size": SIDE}
+    return lambda: sample(model, pixels, len(labels), labels, **options)
+
+
+PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {
+    "par": par_peer,
+    "randar": randar_peer,
+    "halton": halton_peer,
+    "maskbit": maskbit_peer,
+}
 
 
 def in_turn(calls: dict[str, Call], runs: int) -> dict[str, float]:
@@ -101,6 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--system", choices=sorted(set(SYSTEMS) - {"llama"}), required=True)
     parser.add_argument("--peer", help="a checkout of the system's repository")
+    parser.add_argument("--refresh", type=int, help="full passes every so many, for halton")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
@@ -110,7 +160,7 @@ def main() -> None:
     tokenizer = VQTokenizer(VQTokenizerConfig(**fields)).eval()
     labels = torch.arange(options.batch)
     raster, raster_steps = ours("llama", tokenizer, labels)
-    system, steps = ours(options.system, tokenizer, labels)
+    system, steps = ours(options.system, tokenizer, labels, refresh=options.refresh)
     calls = {"raster": raster, options.system: system}
     if options.peer:
         calls["peer"] = PEERS[options.system](options.peer, labels)

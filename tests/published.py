@@ -35,6 +35,13 @@ def made(key, seed, shape, init):
     dtype = getattr(torch, init["dtype"])
     if init["init"] == "const":
         return torch.full(shape, init["value"], dtype=dtype)
+    if init["init"] == "normal":  # the numbers of another tensor: they are tied
+        return drawn(init["rng_key"], seed, shape, init["mean"], init["std"])
+    if init["init"] == "values":
+        return torch.tensor(init["values"], dtype=dtype)
+    if init["init"] == "bits":  # the signs of every id, the lowest bit first
+        ids, place = torch.arange(shape[0])[:, None], torch.arange(shape[1])
+        return ((ids >> place) % 2 * 2 - 1).to(dtype)
     assert init["init"] == "randint", init
     stream = np.random.Generator(np.random.Philox(key=zlib.crc32(key.encode()) + (seed << 32)))
     return torch.from_numpy(stream.integers(init["low"], init["high"], size=shape)).to(dtype)

@@ -63,8 +63,12 @@ TINY_TOKENIZERS = {
         **{"decoder_width": 24, "decoder_layers": 1, "decoder_heads": 3},
     },
 }
-TINY_NETWORKS = {"maskgit": {"latent_channels": 6}}  # fields of the networks besides "ldm"
+TINY_NETWORKS = {
+    name: {"latent_channels": 6} for name in ("maskgit", "maskbit")
+}  # fields of the networks besides "ldm"
 
+SMALL = {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48}
+ODD = {"grid": (3, 5), "depth": 1, "num_heads": 2}
 TEXT = {"text_tokens": 7, "text_width": 10}
 TINY_MODELS = {
     "llama": TinyModel(
@@ -114,6 +118,8 @@ TINY_MODELS = {
             {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
         ),
     ),
+    "halton": TinyModel("vq", (SMALL, {**ODD, "vocab_size": 17, "width": 23})),
+    "maskbit": TinyModel("vq", ({**SMALL, "splits": 5}, {**ODD, "vocab_size": 64, "width": 24})),
     "var": TinyModel(
         "multiscale_vq",
         (

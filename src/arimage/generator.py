@@ -309,7 +309,7 @@ class ImageGenerator(Compilable, Publishable):
     def plan(self, memory_budget: float | int | None = None, **settings: Any) -> int:
         """How many images fit into ``memory_budget`` GiB at once, by estimate; at least one."""
         chosen, decoder = self.settings.updated(settings), self.tokenizer.bytes_per_image
-        order = self.order(chosen.num_steps)
+        order = self.order(**chosen.order_options)
         one = image_bytes(self.transformer, order, chosen.guidance(), decoder, chosen.cache_dtype)
         budget = budget_bytes(memory_budget, self.device, self.held_bytes)
         return fitting_batch(one, budget, *self.transformer.table_bytes)
@@ -327,7 +327,7 @@ class ImageGenerator(Compilable, Publishable):
         **settings: Any,
     ) -> Iterator[Preview]:
         """Yields a preview after every step: the canvas so far, decoded."""
-        steps = self.order(self.settings.updated(settings).num_steps).num_steps
+        steps = self.order(**self.settings.updated(settings).order_options).num_steps
         for state in self.sample(class_labels, seeds, known, prompts=prompts, **settings):
             images = to_pil(to_pixels(self.decode(state)))
             yield Preview(state.step, steps, images, state.ids.cpu())
@@ -349,7 +349,7 @@ class ImageGenerator(Compilable, Publishable):
         self, rows: Rows | None, seeds: list[int], known: Known | None, settings: dict[str, Any]
     ) -> Iterator[State]:
         chosen = self.settings.updated(settings)
-        order = self.order(chosen.num_steps)
+        order = self.order(**chosen.order_options)
         if chosen.more_smooth and not order.mixes:
             raise ValueError(
                 "more_smooth mixes codes; this transformer reads ids: it is for next-scale models"
@@ -367,9 +367,9 @@ class ImageGenerator(Compilable, Publishable):
             branch = Branch.of(*parts, allocate=run is None)
         return generate([branch], order, chosen.make_sampler(), noise, known, run)
 
-    def order(self, num_steps: int | None = None) -> Order:
-        """The order that the transformer was trained for, bound to the tokenizer."""
-        return self.captured_order(num_steps, make_order)
+    def order(self, num_steps: int | None = None, **options: Any) -> Order:
+        """The transformer's order, bound to the tokenizer; options: ``Settings.order_options``."""
+        return self.captured_order(make_order, {"num_steps": num_steps, **options})
 
     def labels(self, class_labels: Sequence[int | str] | int | str) -> list[int]:
         """Class labels as integers; names are looked up.

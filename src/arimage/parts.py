@@ -19,12 +19,19 @@ from arimage.tokenizers.base import ImageTokenizer
 
 
 def make_order(
-    tokenizer: ImageTokenizer, transformer: Backbone, num_steps: int | None = None
+    tokenizer: ImageTokenizer,
+    transformer: Backbone,
+    num_steps: int | None = None,
+    **options: Any,
 ) -> Order:
     """The transformer's order over the tokenizer's slots.
 
+    Args:
+        num_steps, options: ``Settings.order_options``.
+
     Raises:
-        ValueError: ``num_steps`` for an order that has a fixed number.
+        ValueError: ``num_steps`` for an order that has a fixed number, an option that the order
+            does not have.
     """
     name = transformer.config.order
     cls = ORDERS[name]
@@ -33,9 +40,14 @@ def make_order(
             f"got num_steps {num_steps}; the order {name!r} has a fixed number of steps: "
             "leave it out"
         )
-    options = transformer.order_options
+    for option, value in options.items():
+        if option not in cls.settings:
+            raise ValueError(
+                f"got {option} {value}; the order {name!r} has no such setting: leave it out"
+            )
     if num_steps is not None:
         options = options | {"num_steps": num_steps}
+    options = transformer.order_options | options
     return cls(tokenizer, transformer.prefix_length, transformer.device, **options)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from arimage.registry import unknown_name
 from arimage.zoo_llamagen import BY_FIXTURES, LLAMAGEN
+from arimage.zoo_masked import MASKED
 from arimage.zoo_orders import ORDERED
 
 
@@ -219,7 +220,7 @@ def _rar(size: str) -> Preset:
     )
 
 
-_ORDERED = (Preset(**row) for row in ORDERED)
+_ORDERED = (Preset(**row) for row in (*ORDERED, *MASKED))
 PRESETS: dict[str, Preset] = {
     preset.name: preset for preset in (*_PRESETS, *_HUB_PRESETS, *map(_rar, _RAR_SIZES), *_ORDERED)
 }

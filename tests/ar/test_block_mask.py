@@ -9,7 +9,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from test_orders import GRIDS, bind, rule
+from test_orders import GRIDS, UNCACHED, bind, rule
 from tiny import MODELS, SIZED_MODEL_CASES, make_model, make_order, sentence
 from torch.nn.attention import flex_attention as torch_flex
 
@@ -23,6 +23,8 @@ LARGE = {
     "raster": [((16, 16),), ((9, 15),)],
     "random": [((9, 15),)],
     "masked": [((16, 16),)],
+    "halton": [((16, 16),)],
+    "bits": [((16, 16),)],
     "regions": [((16, 16),)],
     "instructed": [((9, 15),)],
 }
@@ -33,7 +35,10 @@ CASES = [
     for prefix in (1, 2)
 ]
 MASKED = [
-    (name, grids) for name in ORDERS if name != "masked" for grids in (GRIDS[name][0], *LARGE[name])
+    (name, grids)
+    for name in ORDERS
+    if name not in UNCACHED
+    for grids in (GRIDS[name][0], *LARGE[name])
 ]
 CLASS_MODELS = [case for case in SIZED_MODEL_CASES if not MODELS[case[0]].takes_text]
 ATTENTIONS = ("blocks", "flex")

@@ -17,15 +17,16 @@ MANY_QUERIES = 100  # from here on products beat the fused kernel (docs/performa
 
 def attend(
     q: Float[Tensor, "r h m d"],
-    k: Float[Tensor, "r h m d"],
-    v: Float[Tensor, "r h m d"],
+    k: Float[Tensor, "r h n d"],
+    v: Float[Tensor, "r h n d"],
     step: Step,
     cache: Cache | None,
     layer: int,
     scale: float | None = None,
     bounded: bool = False,
 ) -> Float[Tensor, "r m width"]:
-    """Attention of a step over itself and, with a cache, all rows written before it.
+    """Attention of a step over itself and, with a cache, all rows written before it; of fewer
+    queries than keys where only some positions are asked for.
 
     ``bounded``: q and k are normalised, so that scores may be kept in their dtype.
     """

@@ -20,6 +20,8 @@ MODELS: Registry[type[Backbone]] = Registry(
         "rar": "arimage.ar.rar:RARModel",
         "par": "arimage.ar.par:PARModel",
         "randar": "arimage.ar.randar:RandARModel",
+        "halton": "arimage.ar.halton:HaltonModel",
+        "maskbit": "arimage.ar.maskbit:MaskBitModel",
     },
 )
 
@@ -32,6 +34,8 @@ ORDERS: Registry[type[Order]] = Registry(
         "masked": "arimage.ar.orders.masked:MaskedOrder",
         "regions": "arimage.ar.orders.regions:RegionOrder",
         "instructed": "arimage.ar.orders.instructed:InstructedOrder",
+        "halton": "arimage.ar.orders.halton:HaltonOrder",
+        "bits": "arimage.ar.orders.bits:BitOrder",
     },
 )
 
@@ -44,5 +48,7 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "rar": "arimage.ar.convert.rar:RARLayout",
         "par": "arimage.ar.convert.par:PARLayout",
         "randar": "arimage.ar.convert.randar:RandARLayout",
+        "halton": "arimage.ar.convert.halton:HaltonLayout",
+        "maskbit": "arimage.ar.convert.maskbit:MaskBitLayout",
     },
 )

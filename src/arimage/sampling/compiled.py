@@ -84,7 +84,7 @@ class Session:
         self.models = [branch.model for branch in branches]
         self.context_types = [type(branch.context) for branch in branches]
         self.groups = groups_of(order)
-        self.offsets = offsets_of(order, sampler, branches[0].model.config.vocab_size)
+        self.offsets = offsets_of(order, sampler, branches[0].model.num_choices)
         self.moves = any(len(group.steps) > 1 for group in self.groups)
         caches = [branch.new_cache(order) for branch in branches]
         self.cache_types = [type(cache) for cache in caches]
@@ -303,7 +303,7 @@ def values_of(
     """What belongs to one call: its state, contexts, scales of guidance and random numbers."""
     device, steps = state.ids.device, order.num_steps
     scales = torch.stack([scale_table(branch.guidance, steps) for branch in branches])
-    total = offsets_of(order, sampler, branches[0].model.config.vocab_size)[-1]
+    total = offsets_of(order, sampler, branches[0].model.num_choices)[-1]
     known = state.known
     return {
         "ids": state.ids,

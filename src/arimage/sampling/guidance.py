@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arimage.registry import unknown_name
+from arimage.registry import Registry, unknown_name
 from arimage.sampling.registry import SCHEDULES
 
 
@@ -190,7 +190,9 @@ def scale_table(guidance: Guidance, num_steps: int) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence([s.reshape(-1) for s in scales], batch_first=True)
 
 
-def make_schedule(schedule: str | dict[str, Any] | Schedule) -> Schedule:
+def make_schedule(
+    schedule: str | dict[str, Any] | Schedule, registry: Registry[type[Schedule]] = SCHEDULES
+) -> Schedule:
     """A schedule by registered name, by a record of name and options, or as it is.
 
     Raises:
@@ -200,7 +202,7 @@ def make_schedule(schedule: str | dict[str, Any] | Schedule) -> Schedule:
         return schedule
     options = {"name": schedule} if isinstance(schedule, str) else dict(schedule)
     name = str(options.pop("name", ""))
-    cls = SCHEDULES[name]
+    cls = registry[name]
     known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     for option in options:
         if option not in known:
@@ -208,16 +210,18 @@ def make_schedule(schedule: str | dict[str, Any] | Schedule) -> Schedule:
     return cls(**options)
 
 
-def schedule_record(schedule: Schedule) -> dict[str, Any]:
+def schedule_record(
+    schedule: Schedule, registry: Registry[type[Schedule]] = SCHEDULES
+) -> dict[str, Any]:
     """The name and the options of a schedule; ``make_schedule`` reads them.
 
     Raises:
         ValueError: a schedule that is not registered.
     """
-    for name in SCHEDULES:
-        if SCHEDULES[name] is type(schedule):
+    for name in registry:
+        if registry[name] is type(schedule):
             return {"name": name, **asdict(schedule)}  # type: ignore[call-overload]
     raise ValueError(
-        f"{type(schedule).__name__} is not a registered guidance schedule; add it to SCHEDULES, so "
-        "that its settings can be saved"
+        f"{type(schedule).__name__} is not a registered {registry.kind}; add it to "
+        "sampling/registry.py, so that its settings can be saved"
     )

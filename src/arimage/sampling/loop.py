@@ -141,7 +141,8 @@ def advance(
     inputs = order.inputs(state, step)
     logits = reduce(torch.add, (b.logits(inputs, step, noise.batch) for b in branches))
     state = dataclasses.replace(state, broken=first_broken(logits, step, state.broken))
-    return order.commit(state, step, sampler(logits, step, noise), noise)
+    draw = sampler(logits, step, order.stream(noise, step))
+    return order.commit(state, step, draw, noise)
 
 
 def first_broken(logits: Tensor, step: Step, before: Tensor | None) -> Tensor:

@@ -47,7 +47,7 @@ def image_bytes(
         cache = shape.layers * layer * CACHE_DTYPES[kept_as].itemsize + layer * size
     widest = max(model.prefix_rows, *(step.stop - step.start for step in steps))
     activations = widest * model.config.width * ACTIVATIONS * size
-    logits = max(step.predicts for step in steps) * model.config.vocab_size * LOGIT_BYTES
+    logits = max(step.predicts for step in steps) * model.num_choices * LOGIT_BYTES
     return rows * (cache * order.cached + activations) + logits + tokenizer_bytes
 
 

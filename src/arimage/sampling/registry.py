@@ -1,4 +1,4 @@
-"""Which samplers, guidance schedules, kinds of noise and captures exist: one line each."""
+"""Which samplers, schedules, kinds of noise and captures exist: one line each."""
 
 from __future__ import annotations
 
@@ -30,6 +30,15 @@ SCHEDULES: Registry[type[Schedule]] = Registry(
         "linear_before": "arimage.sampling.guidance:LinearBefore",
         "linear_per_token": "arimage.sampling.guidance:LinearPerToken",
         "interval": "arimage.sampling.guidance:Interval",
+    },
+)
+
+TEMPERATURES: Registry[type[Schedule]] = Registry(
+    "temperature schedule",
+    {
+        "constant": "arimage.sampling.temperature:Same",
+        "sharpening": "arimage.sampling.temperature:Sharpening",
+        "falling": "arimage.sampling.temperature:Falling",
     },
 )
 

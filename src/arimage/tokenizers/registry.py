@@ -43,6 +43,7 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "var": "arimage.tokenizers.convert.var:VARTokenizerLayout",
         "llamagen": "arimage.tokenizers.convert.llamagen:LlamaGenTokenizerLayout",
         "maskgit": "arimage.tokenizers.convert.maskgit:MaskGITTokenizerLayout",
+        "maskbit": "arimage.tokenizers.convert.maskbit:MaskBitTokenizerLayout",
         "taming": "arimage.tokenizers.convert.taming:TamingTokenizerLayout",
         "titok": "arimage.tokenizers.convert.titok:TiTokTokenizerLayout",
     },

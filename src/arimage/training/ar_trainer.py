@@ -158,7 +158,9 @@ def lesson_loss(
 
 
 def targets_counted(counts: Bool[Tensor, "b n"], slots: SlotTable) -> Int[Tensor, " maps"]:
-    """How many targets of each token map count."""
+    """How many targets of each token map count; of one map all, whatever their number."""
+    if slots.num_scales == 1:
+        return counts.sum()[None]
     return torch.stack([counts[:, slice(*slots.span(k))].sum() for k in range(slots.num_scales)])
 
 

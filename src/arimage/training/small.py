@@ -23,8 +23,15 @@ FAMILIES = {
     "random": "rar",
     "regions": "par",
     "instructed": "randar",
+    "halton": "halton",
+    "bits": "maskbit",
 }
-GATED = ("llama", "par", "randar")  # three matrices in the feed-forward; the others have two
+GATED = (
+    "llama",
+    "par",
+    "randar",
+    "halton",
+)  # three matrices in the feed-forward; the others have two
 SMALL_ORDERS = tuple(FAMILIES)
 
 
@@ -46,6 +53,8 @@ def small_tokenizer(order: str, image_size: int, seed: int) -> ImageTokenizer:
         "vocab_size": VOCAB_SIZE,
         "code_dim": 8,
     }
+    if order == "bits":
+        fields |= {"quantizer": "lfq", "vocab_size": 2 ** fields["code_dim"]}
     if order == "next_scale":
         fields["scales"] = scales_to(image_size // DOWNSAMPLE)
     cls = TOKENIZERS["multiscale_vq" if order == "next_scale" else "vq"]
@@ -115,7 +124,8 @@ def check_order(
         return
     maps = tokenizer.slots.num_scales
     if (order == "next_scale") != (maps > 1):
-        fitting = "next_scale" if maps > 1 else "raster, masked, random, regions or instructed"
+        others = ", ".join(name for name in SMALL_ORDERS if name != "next_scale")
+        fitting = "next_scale" if maps > 1 else f"one of {others}"
         raise ValueError(
             f"got order {order!r} for a tokenizer with {maps} token map{'s' * (maps > 1)}; use "
             f"{fitting}"
