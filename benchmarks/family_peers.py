@@ -1,4 +1,4 @@
-"""Calls that run the code of each system of family.py with a model of the benchmark's size."""
+"""The own code of systems at the common size of family.py; an entry makes a call of a checkout."""
 
 import sys
 from collections.abc import Callable

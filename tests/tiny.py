@@ -59,6 +59,11 @@ TINY_TOKENIZERS = {
     "vq": CONVOLUTIONS,
     "multiscale_vq": {**CONVOLUTIONS, "scales": (1, 2, 4), "num_phi": 2},
     "flexible_vq": {**CONVOLUTIONS, "scales": (1, 2, 4)},
+    "titok": {
+        **{"image_size": 16, "downsample_factor": 4, "num_tokens": 12},
+        **{"encoder_width": 16, "encoder_layers": 2, "encoder_heads": 2},
+        **{"decoder_width": 24, "decoder_layers": 1, "decoder_heads": 3},
+    },
 }
 # fields of the networks besides "ldm"
 TINY_NETWORKS = {name: {"latent_channels": 6} for name in ("maskgit", "maskbit")}
@@ -83,18 +88,7 @@ TINY_MODELS = {
     ),
     "par": TinyModel(
         "vq",
-        (
-            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
-            {"grid": (2, 6), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
-            {
-                "grid": (3, 6),
-                "vocab_size": 9,
-                "depth": 4,
-                "width": 8,
-                "num_heads": 1,
-                "regions": 9,
-            },
-        ),
+        (FIRST, {**SECOND, "grid": (2, 6)}, {**THIRD, "grid": (3, 6), "regions": 9}),
     ),
     "randar": TinyModel("vq", (FIRST, SECOND, THIRD)),
     "arpg": TinyModel(
