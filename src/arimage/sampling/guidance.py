@@ -219,7 +219,7 @@ class Guidance:
         return dataclasses.replace(self, ends=(0, *accumulate(sizes)))
 
     def of(self, steps: Sequence[Step], cached: bool) -> "Guidance":
-        """The same for the steps of an order; ``cached``, whether it keeps keys and values."""
+        """The same for the steps of an order; ``cached``, whether later ones read what is kept."""
         maps = [step.scale for step in steps]
         passes: list[Pass] = []
         if maps[-1]:

@@ -63,7 +63,8 @@ class Branch:
         model.pack()
         steps = [order.step(i) for i in range(order.num_steps)]
         guidance = guidance.over([step.predicts for step in steps], order.num_slots)
-        guidance = guidance.of(steps, order.cached)
+        remembers = order.cached or model.new_cache(1, torch.device("meta")) is not None
+        guidance = guidance.of(steps, remembers)
         if guidance.last_active(order.num_steps) >= 0:
             condition = model.with_null(condition)
         context = model.prepare(condition)
