@@ -16,27 +16,35 @@ import argparse
 import json
 import platform
 import statistics
-import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
+from family_peers import (
+    CODE_DIM,
+    DEPTH,
+    HANDOVER,
+    HEADS,
+    HIDDEN,
+    PEERS,
+    SCALE,
+    SCALED_VOCAB,
+    SIDE,
+    SIDES,
+    SMALL_DEPTH,
+    VOCAB,
+    WIDTH,
+    Call,
+)
 
 from arimage.ar.base import Backbone
-from arimage.ar.orders.local_groups import STEPS, group_sizes
 from arimage.ar.registry import MODELS
 from arimage.parts import make_order
 from arimage.sampling.loop import Branch, generate
 from arimage.sampling.settings import Settings
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.tokenizers.registry import TOKENIZERS
-
-VOCAB, WIDTH, DEPTH, HEADS, SIDE, HIDDEN = 16384, 256, 6, 4, 16, 768
-SCALE = 2.0  # of guidance
-SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # VAR's token maps at 256 px
-SCALED_VOCAB, CODE_DIM, HANDOVER, SMALL_DEPTH = 4096, 32, 8, 2
-Call = Callable[[], object]
+from arimage.zoo_relatives import HMAR_SAMPLING
 
 # model -> settings besides the scale
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -49,8 +57,14 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "mvar": {"guidance_schedule": "linear"},
     "m_var": {"guidance_schedule": "linear"},
     "code": {"guidance_schedule": "linear"},
+    "flexvar": {"guidance_schedule": "linear_by_map"},
+    "hmar": {"guidance_schedule": "linear_by_map", "passes": HMAR_SAMPLING["passes"]},
+    "halton": {},
+    "maskbit": {"guidance_schedule": {"name": "power_cosine", "power": 3.0}},
 }
-SCALED = ("var", "mvar", "m_var", "code")
+# model -> tokenizer, where there are several token maps
+SCALED = dict.fromkeys(("var", "mvar", "m_var", "code", "hmar"), "multiscale_vq")
+SCALED |= {"flexvar": "flexible_vq"}
 
 
 def built(name: str, depth: int = DEPTH) -> Backbone:
@@ -62,7 +76,8 @@ def built(name: str, depth: int = DEPTH) -> Backbone:
     else:
         fields |= {"vocab_size": VOCAB, "grid": [SIDE, SIDE], "mlp_hidden": HIDDEN}
     model = cls(cls.config_class(**fields)).eval()
-    torch.nn.init.normal_(model.output.weight, std=0.02)
+    if hasattr(model, "output"):
+        torch.nn.init.normal_(model.output.weight, std=0.02)
     return model
 
 
@@ -72,19 +87,23 @@ def tokenizer_for(name: str) -> ImageTokenizer:
     fields |= {"channel_multipliers": [1, 1, 1, 1, 1], "vocab_size": VOCAB, "code_dim": 8}
     if name in SCALED:
         fields |= {"vocab_size": SCALED_VOCAB, "code_dim": CODE_DIM, "scales": list(SIDES)}
-    cls = TOKENIZERS["multiscale_vq" if name in SCALED else "vq"]
+        fields |= {"quantizer": "vq_learned"}
+    cls = TOKENIZERS[SCALED.get(name, "vq")]
     return cls(cls.config_class(**fields)).eval()
 
 
-def ours(name: str, labels: torch.Tensor) -> tuple[Call, int]:
-    """A call that makes the tokens of ``labels``, and how many steps it takes."""
-    settings = Settings(guidance_scale=SCALE, **SYSTEMS[name])
+def ours(name: str, labels: torch.Tensor, **more: Any) -> tuple[Call, int]:
+    """A call that makes the tokens of ``labels``, and how many steps it takes.
+
+    ``more``: settings.
+    """
+    settings = Settings.from_json({"guidance_scale": SCALE, **SYSTEMS[name], **more})
     models = [built("var" if name == "code" else name)]
     spans: list[tuple[int, int | None]] = [(0, None)]
     if name == "code":
         models.append(built("var", SMALL_DEPTH))
         spans = [(0, HANDOVER), (HANDOVER, None)]
-    order = make_order(tokenizer_for(name), models[0])
+    order = make_order(tokenizer_for(name), models[0], **settings.order_options)
 
     @torch.no_grad()
     def call() -> object:
@@ -98,115 +117,6 @@ def ours(name: str, labels: torch.Tensor) -> tuple[Call, int]:
         return state.ids
 
     return call, order.num_steps
-
-
-def par_peer(path: str, labels: torch.Tensor) -> Call:
-    """Epiphqny/PAR@d96acea: ``generate`` over its own model."""
-    sys.path.insert(0, path)
-    from autoregressive.models.generate import generate as theirs
-    from autoregressive.models.gpt import ModelArgs, Transformer
-
-    sizes = {"dim": WIDTH, "n_layer": DEPTH, "n_head": HEADS, "vocab_size": VOCAB}
-    model = Transformer(ModelArgs(block_size=SIDE * SIDE, **sizes)).eval()
-    torch.nn.init.normal_(model.output.weight, std=0.02)
-    options = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "sample_logits": True}
-    return torch.no_grad()(lambda: theirs(model, labels, SIDE * SIDE, cfg_scale=SCALE, **options))
-
-
-def randar_peer(path: str, labels: torch.Tensor) -> Call:
-    """ziqipang/RandAR@d374a72: ``generate`` of its own model."""
-    sys.path.insert(0, path)
-    from RandAR.model.randar_gpt import RandARTransformer
-
-    sizes = {"dim": WIDTH, "n_layer": DEPTH, "n_head": HEADS, "vocab_size": VOCAB}
-    model = RandARTransformer(block_size=SIDE * SIDE, grad_checkpointing=False, **sizes).eval()
-    torch.nn.init.normal_(model.output.weight, std=0.02)
-    return torch.no_grad()(lambda: model.generate(labels, None, (1.0, SCALE)))
-
-
-def arpg_peer(path: str, labels: torch.Tensor) -> Call:
-    """hp-l33/ARPG@1a1758c: ``generate`` of its own model."""
-    sys.path.insert(0, path)
-    from models.arpg import ModelArgs, Transformer
-
-    sizes = {"dim": WIDTH, "n_layer": DEPTH, "n_head": HEADS, "vocab_size": VOCAB}
-    model = Transformer(ModelArgs(block_size=SIDE * SIDE, **sizes)).eval()
-    torch.nn.init.normal_(model.head.weight, std=0.02)
-    return torch.no_grad()(lambda: model.generate(labels.clone(), guidance_scale=SCALE))
-
-
-def lpd_peer(path: str, labels: torch.Tensor) -> Call:
-    """mit-han-lab/lpd@f447b83: ``sample_tokens`` of its own model, whose ``device = "cuda"`` was
-    changed to "cpu". Its orders are drawn beforehand there, and with the tokens here.
-    """
-    sys.path.insert(0, path)
-    from models.lpd import LPD
-
-    sizes = group_sizes(SIDE * SIDE, STEPS[SIDE * SIDE])
-    fields = {"decoder_embed_dim": WIDTH, "decoder_depth": DEPTH, "decoder_num_heads": HEADS}
-    model = LPD(mlp_ratio=HIDDEN / WIDTH, vqgan_vocab_size=VOCAB, **fields).eval()
-    blocks = torch.arange(len(sizes) + 1).repeat_interleave(torch.tensor([1, *sizes]))
-    mask = torch.zeros(len(blocks), len(blocks))
-    mask = mask.masked_fill(blocks[None] > blocks[:, None], -torch.inf)
-    orders = torch.rand(len(labels), SIDE * SIDE).argsort(1)
-    options = {"group_sizes": sizes, "orders": orders, "attn_mask": mask}
-    sample = torch.no_grad()(model.sample_tokens)
-    return lambda: sample(len(labels), cfg=SCALE, labels=labels, **options)
-
-
-def scaled_vae() -> tuple[Any, dict[str, Any]]:
-    """The tokenizer of the checkout in ``sys.path``, without its decoder; sizes of a model."""
-    from models.vqvae import VQVAE
-
-    sizes = {"vocab_size": SCALED_VOCAB, "z_channels": CODE_DIM, "ch": 32, "share_quant_resi": 4}
-    vae = VQVAE(v_patch_nums=SIDES, **sizes).eval()
-    vae.fhat_to_img = torch.clone
-    sizes = {"embed_dim": WIDTH, "num_heads": HEADS, "attn_l2_norm": True, "patch_nums": SIDES}
-    return vae, sizes
-
-
-def mvar_peer(path: str, labels: torch.Tensor) -> Call:
-    """CVL-UESTC/MVAR@d0e035a: ``autoregressive_infer`` of its own model."""
-    sys.path.insert(0, path)
-    from models.mvar import MVAR
-
-    vae, sizes = scaled_vae()
-    model = MVAR(vae_local=vae, depth=DEPTH, **sizes).eval()
-    torch.nn.init.normal_(model.head.weight, std=0.02)
-    return lambda: model.autoregressive_infer(
-        B=len(labels), label_B=labels, g_seed=0, cfg=SCALE - 1 + 1e-6
-    )
-
-
-def code_peer(path: str, labels: torch.Tensor) -> Call:
-    """czg1225/CoDe@bfb204d: its drafter, then its refiner."""
-    sys.path.insert(0, path)
-    from models.var import VAR
-
-    vae, sizes = scaled_vae()
-    models = [VAR(vae_local=vae, depth=depth, **sizes).eval() for depth in (DEPTH, SMALL_DEPTH)]
-    for model in models:
-        torch.nn.init.normal_(model.head.weight, std=0.02)
-    options = {"B": len(labels), "label_B": labels, "g_seed": 0, "cfg": SCALE - 1}
-    options |= {"top_k": [0] * len(SIDES), "temp": [1.0] * len(SIDES)}
-
-    def call() -> object:
-        f_hat, hub = models[0].autoregressive_infer_cfg_draft(exit_num=HANDOVER, **options)
-        return models[1].autoregressive_infer_cfg_refine(
-            draft=hub, f_hat=f_hat, entry_num=HANDOVER, **options
-        )
-
-    return call
-
-
-PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {
-    "par": par_peer,
-    "randar": randar_peer,
-    "arpg": arpg_peer,
-    "lpd": lpd_peer,
-    "mvar": mvar_peer,
-    "code": code_peer,
-}
 
 
 def in_turn(calls: dict[str, Call], runs: int) -> dict[str, float]:
@@ -227,13 +137,14 @@ def main() -> None:
     systems = sorted(set(SYSTEMS) - {"llama", "var"})
     parser.add_argument("--system", choices=systems, required=True)
     parser.add_argument("--peer", help="a checkout of the system's repository")
+    parser.add_argument("--refresh", type=int, help="full passes every so many, for halton")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     torch.manual_seed(0)
     labels = torch.arange(options.batch)
     raster, raster_steps = ours("llama", labels)
-    system, steps = ours(options.system, labels)
+    system, steps = ours(options.system, labels, refresh=options.refresh)
     calls = {"raster": raster, options.system: system}
     if options.system in SCALED:
         calls["var"] = ours("var", labels)[0]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_relatives import RELATIVES
 
 from arimage.ar.base import Draw
 from arimage.ar.registry import MODELS, ORDERS
@@ -57,9 +58,19 @@ CONVOLUTIONS = {
 TINY_TOKENIZERS = {
     "vq": CONVOLUTIONS,
     "multiscale_vq": {**CONVOLUTIONS, "scales": (1, 2, 4), "num_phi": 2},
+    "flexible_vq": {**CONVOLUTIONS, "scales": (1, 2, 4)},
+    "titok": {
+        **{"image_size": 16, "downsample_factor": 4, "num_tokens": 12},
+        **{"encoder_width": 16, "encoder_layers": 2, "encoder_heads": 2},
+        **{"decoder_width": 24, "decoder_layers": 1, "decoder_heads": 3},
+    },
 }
-TINY_NETWORKS = {"maskgit": {"latent_channels": 6}}  # fields of the networks besides "ldm"
+TINY_NETWORKS = {
+    name: {"latent_channels": 6} for name in ("maskgit", "maskbit")
+}  # fields of the networks besides "ldm"
 
+SMALL = {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48}
+ODD = {"grid": (3, 5), "depth": 1, "num_heads": 2}
 TEXT = {"text_tokens": 7, "text_width": 10}
 # of grids; it fits the tokenizer
 FIRST = {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48}
@@ -115,6 +126,8 @@ TINY_MODELS = {
     "m_var": TinyModel(
         "multiscale_vq", (SCALED, {**SCALED, "depth": 1, "width": 64, "qk_norm": False})
     ),
+    "halton": TinyModel("vq", (SMALL, {**ODD, "vocab_size": 17, "width": 23})),
+    "maskbit": TinyModel("vq", ({**SMALL, "splits": 5}, {**ODD, "vocab_size": 64, "width": 24})),
     "var": TinyModel(
         "multiscale_vq",
         (
@@ -140,6 +153,7 @@ TINY_MODELS = {
         ),
     ),
 }
+TINY_MODELS |= {name: TinyModel(*made) for name, made in RELATIVES.items()}
 NUM_CLASSES = 3
 
 
@@ -177,6 +191,7 @@ TINY_SAMPLERS = {
         )
     ],
     "argmax": [({}, partial(softmax64, temperature=0))],
+    "familiar": [({"largest": 400}, softmax64), ({"top_k": 1}, partial(softmax64, top_k=1))],
 }
 
 # Options of a schedule, and s at each of 5 steps when the user asks for 3.
@@ -186,6 +201,7 @@ TINY_SCHEDULES = {
     "power_cosine": [({"power": 2.0}, [1, 1.0078853, 1.1236935, 1.5742207, 2.4257793])],
     "linear_after": [({}, [1.4, 1.8, 2.2, 2.6, 3])],
     "linear_before": [({}, [1, 1.4, 1.8, 2.2, 2.6]), ({"first": 2.0}, [2, 2.2, 2.4, 2.6, 2.8])],
+    "linear_by_map": [({}, [1, 1.5, 2, 2.5, 3]), ({"steps": 2, "cells": 256}, [1, 2, 3, 4, 5])],
     "linear_per_token": [({}, [1, 1.4, 1.8, 2.2, 2.6])],
     "interval": [({"first": 1, "last": 3}, [1, 3, 3, 3, 1]), ({"first": 4}, [1, 1, 1, 1, 3])],
 }
@@ -198,12 +214,13 @@ def entry(kind: str, table: dict[str, Any], name: str) -> Any:
     return table[name]
 
 
+REFUSED = (("multiscale_vq", "gumbel"), ("flexible_vq", "residual_vq"))
 TOKENIZER_CASES = [
     *(
         (name, quantizer)
         for name in TOKENIZERS
         for quantizer in QUANTIZERS
-        if (name, quantizer) != ("multiscale_vq", "gumbel")  # refused
+        if (name, quantizer) not in REFUSED
     ),
     *((f"vq {network}", "vq_learned") for network in NETWORKS if network != "ldm"),
 ]

@@ -20,7 +20,7 @@ from arimage.files import read_json
 from arimage.hub import Access
 from arimage.images import from_pixels, native_pixels, to_pil, to_pixels
 from arimage.outputs import GeneratorOutput, Origin, Preview, check_output_type, gathered, packed
-from arimage.parts import check_fit, load_part, make_order, own_tokenizer, save_parts
+from arimage.parts import Resizable, check_fit, load_part, make_order, own_tokenizer, save_parts
 from arimage.pretrained import check_device, default_dtype
 from arimage.publish import Publishable
 from arimage.sampling.batches import Arrival, Fit, arriving
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from arimage.generated import GeneratedImages
 
 
-class ImageGenerator(Compilable, HandsOver, Publishable):
+class ImageGenerator(Compilable, HandsOver, Resizable, Publishable):
     """A tokenizer, a transformer and sampling defaults; callable.
 
     Args:
@@ -220,7 +220,7 @@ class ImageGenerator(Compilable, HandsOver, Publishable):
             ValueError: an image or mask that ``known`` refuses, and what ``__call__`` raises.
         """
         check_output_type(output_type)
-        pixels, sizes = native_pixels(images, self.tokenizer.config.image_size)
+        pixels, sizes = native_pixels(images, self.image_size)
         draws = read_masks(masks, sizes)
         if class_labels is None and prompts is None:
             rows = self.conditions.nothing()
@@ -244,9 +244,10 @@ class ImageGenerator(Compilable, HandsOver, Publishable):
 
         Raises:
             ValueError: an array of another size, a mask of another shape than its image or with
-                grey values, another number of masks than images. TypeError, FileNotFoundError.
+                grey values, not one mask per image, tokens on a line. TypeError, FileNotFoundError.
         """
-        pixels, sizes = native_pixels(images, self.tokenizer.config.image_size)
+        self.tokenizer.check_placed()
+        pixels, sizes = native_pixels(images, self.image_size)
         draws = read_masks(masks, sizes)
         size = self.plan() if batch_size is None else check_batch_size(batch_size)
         parts = (pixels[i : i + size] for i in range(0, len(pixels), size))
@@ -309,7 +310,7 @@ class ImageGenerator(Compilable, HandsOver, Publishable):
     def plan(self, memory_budget: float | int | None = None, **settings: Any) -> int:
         """How many images fit into ``memory_budget`` GiB at once, by estimate; at least one."""
         chosen, decoder = self.settings.updated(settings), self.tokenizer.bytes_per_image
-        order = self.order(chosen.num_steps)
+        order = self.order(**chosen.order_options)
         how = order, chosen.guidance(), 0, chosen.cache_dtype
         one = decoder + sum(image_bytes(model, *how) for model in self.transformers)
         budget = budget_bytes(memory_budget, self.device, self.held_bytes)
@@ -328,7 +329,7 @@ class ImageGenerator(Compilable, HandsOver, Publishable):
         **settings: Any,
     ) -> Iterator[Preview]:
         """Yields a preview after every step: the canvas so far, decoded."""
-        steps = self.order(self.settings.updated(settings).num_steps).num_steps
+        steps = self.order(**self.settings.updated(settings).order_options).num_steps
         for state in self.sample(class_labels, seeds, known, prompts=prompts, **settings):
             images = to_pil(to_pixels(self.decode(state)))
             yield Preview(state.step, steps, images, state.ids.cpu())
@@ -350,7 +351,7 @@ class ImageGenerator(Compilable, HandsOver, Publishable):
         self, rows: Rows | None, seeds: list[int], known: Known | None, settings: dict[str, Any]
     ) -> Iterator[State]:
         chosen = self.settings.updated(settings)
-        order = self.order(chosen.num_steps)
+        order = self.order(**chosen.order_options)
         if chosen.more_smooth and not order.mixes:
             raise ValueError(
                 "more_smooth mixes codes; this transformer reads ids: it is for next-scale models"
@@ -366,9 +367,9 @@ class ImageGenerator(Compilable, HandsOver, Publishable):
             branches = self.branches(order, self.conditions.prepared(rows), chosen, run is None)
         return generate(branches, order, chosen.make_sampler(), noise, known, run)
 
-    def order(self, num_steps: int | None = None) -> Order:
-        """The order that the transformer was trained for, bound to the tokenizer."""
-        return self.captured_order(num_steps, make_order)
+    def order(self, num_steps: int | None = None, **options: Any) -> Order:
+        """The transformer's order, bound to the tokenizer; options: ``Settings.order_options``."""
+        return self.captured_order(make_order, {"num_steps": num_steps, **options})
 
     def labels(self, class_labels: Sequence[int | str] | int | str) -> list[int]:
         """Class labels as integers; names are looked up.

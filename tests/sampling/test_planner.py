@@ -33,7 +33,7 @@ def test_the_cache_is_counted_as_allocated(name, order, scale):
     steps = [bound.step(i) for i in range(bound.num_steps)]
     rows, widest = 1 + (scale != 1), max(len(s.positions) for s in steps)
     activations = rows * widest * model.config.width * ACTIVATIONS * 4
-    logits = max(len(s.slots) for s in steps) * model.config.vocab_size * LOGIT_BYTES
+    logits = max(len(s.slots) for s in steps) * model.num_choices * LOGIT_BYTES
     counted = image_bytes(model, bound, guidance, 1000)
     assert counted == cache + activations + logits + 1000
 

@@ -70,6 +70,8 @@ class Step:
         holds: (m,) or (b, m) slot whose place in the image each position has; NO_SLOT in the
             prefix.
         reads: (n,) or (b, n) which of the m positions give logits; None for the last n.
+        scattered: rows of the cache are written at ``positions``, (m,) or (b, m), which are not in
+            a row; start is above 0 and stop as ever.
     """
 
     index: int | Tensor
@@ -83,6 +85,7 @@ class Step:
     mask: Tensor | BlockMask | None
     holds: Tensor
     reads: Tensor | None = None
+    scattered: bool = False
     moves: ClassVar[bool] = False  # whether its place is in tensors alone, not in start and stop
 
     def take(self, table: Tensor) -> Tensor:
@@ -104,7 +107,8 @@ class Step:
 
     def tiled(self, copies: int) -> "Step":
         """The same step for ``copies`` batches, one after the other."""
-        names = [name for name in ("slots", "holds", "reads") if per_image(getattr(self, name))]
+        names = ("slots", "holds", "reads", "positions")
+        names = [name for name in names if per_image(getattr(self, name))]
         return dataclasses.replace(self, **{n: getattr(self, n).repeat(copies, 1) for n in names})
 
 
@@ -184,18 +188,29 @@ class Noise(Protocol):
         """A class label per image."""
         ...
 
-    def choose(self, probabilities: Float[Tensor, "b n v"]) -> Int[Tensor, "b n"]:
-        """One exact draw from each row of probabilities."""
+    def choose(
+        self, probabilities: Float[Tensor, "b n v"], kept: int | None = None
+    ) -> Int[Tensor, "b n"]:
+        """One exact draw from each row of probabilities, of which the ``kept`` largest are left."""
         ...
 
-    def gumbel(self, count: int) -> Float[Tensor, "b n"]:
-        """``count`` standard Gumbel numbers per image."""
+    def gumbel(self, count: int, inverse: bool = False) -> Float[Tensor, "b n"]:
+        """``count`` standard Gumbel numbers per image; ``inverse``: published code inverts uniform
+        numbers."""
         ...
 
     def permutations(self, count: int, shared: bool = False) -> Int[Tensor, "b n"]:
         """A random permutation of 0..count-1 for each image; ``shared``: where images share a
         stream, one for all.
         """
+        ...
+
+    def integers(self, count: int) -> Int[Tensor, " b"]:
+        """One of 0..count-1 for each image."""
+        ...
+
+    def among(self, places: Tensor, total: int) -> "Noise":
+        """The same stream for ``places`` where published code draws at all ``total`` of them."""
         ...
 
     def apart(self) -> "Noise":
@@ -277,10 +292,27 @@ class Backbone(Quantizable, ArimageModel):
     def slots(self) -> SlotTable:
         """The slots of one image that the model was built for."""
 
+    def at(self, grids: Sequence[tuple[int, int]]) -> Any:
+        """The same weights over other token maps, for models that can.
+
+        Raises:
+            ValueError: the maps, or any, cannot be had.
+        """
+        raise ValueError(
+            f"got token maps {list(grids)}; a {type(self).__name__} has learned the places of "
+            f"{list(self.slots.grids)} and runs over these alone: leave scales out, or take a "
+            "model for any scales, such as flexvar-d16"
+        )
+
     @property
     def code_dim(self) -> int | None:
         """Dimension of the codes that it reads; None for models that read ids."""
         return None
+
+    @property
+    def num_choices(self) -> int:
+        """Logits of one row of the head: the vocabulary, as a rule."""
+        return self.config.vocab_size
 
     @property
     def order_options(self) -> dict[str, Any]:

@@ -25,7 +25,8 @@ def attend(
     scale: float | None = None,
     bounded: bool = False,
 ) -> Float[Tensor, "r m width"]:
-    """Attention of a step over itself and, with a cache, all rows written before it.
+    """Attention of a step over itself and, with a cache, all rows written before it; of fewer
+    queries than keys where only some positions are asked for.
 
     ``bounded``: q and k are normalised, so that scores may be kept in their dtype.
     """

@@ -24,6 +24,10 @@ MODELS: Registry[type[Backbone]] = Registry(
         "lpd": "arimage.ar.lpd:LPDModel",
         "mvar": "arimage.ar.mvar:MVARModel",
         "m_var": "arimage.ar.m_var:MambaVARModel",
+        "halton": "arimage.ar.halton:HaltonModel",
+        "maskbit": "arimage.ar.maskbit:MaskBitModel",
+        "flexvar": "arimage.ar.flexvar:FlexVARModel",
+        "hmar": "arimage.ar.hmar:HMARModel",
     },
 )
 
@@ -39,6 +43,10 @@ ORDERS: Registry[type[Order]] = Registry(
         "random_groups": "arimage.ar.orders.random_groups:RandomGroupsOrder",
         "local_groups": "arimage.ar.orders.local_groups:LocalGroupsOrder",
         "within_scale": "arimage.ar.orders.within_scale:WithinScaleOrder",
+        "halton": "arimage.ar.orders.halton:HaltonOrder",
+        "bits": "arimage.ar.orders.bits:BitOrder",
+        "flexible_scale": "arimage.ar.orders.flexible:FlexibleScaleOrder",
+        "refined_scale": "arimage.ar.orders.refined:RefinedScaleOrder",
     },
 )
 
@@ -55,5 +63,9 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "lpd": "arimage.ar.convert.lpd:LPDLayout",
         "mvar": "arimage.ar.convert.mvar:MVARLayout",
         "m_var": "arimage.ar.convert.m_var:MambaVARLayout",
+        "halton": "arimage.ar.convert.halton:HaltonLayout",
+        "maskbit": "arimage.ar.convert.maskbit:MaskBitLayout",
+        "flexvar": "arimage.ar.convert.flexvar:FlexVARLayout",
+        "hmar": "arimage.ar.convert.hmar:HMARLayout",
     },
 )

@@ -85,7 +85,7 @@ class Session:
         self.context_types = [type(branch.context) for branch in branches]
         self.spans = [(branch.first, branch.last) for branch in branches]
         self.groups = groups_of(order, cuts=[first for first, _ in self.spans])
-        self.offsets = offsets_of(order, sampler, branches[0].model.config.vocab_size)
+        self.offsets = offsets_of(order, sampler, branches[0].model.num_choices)
         self.moves = any(len(group.steps) > 1 for group in self.groups)
         caches = [branch.new_cache(order) for branch in branches]
         self.cache_types = [type(cache) for cache in caches]
@@ -305,7 +305,7 @@ def values_of(
     """What belongs to one call: its state, contexts, scales of guidance and random numbers."""
     device, steps = state.ids.device, order.num_steps
     scales = torch.stack([scale_table(branch.guidance, steps) for branch in branches])
-    total = offsets_of(order, sampler, branches[0].model.config.vocab_size)[-1]
+    total = offsets_of(order, sampler, branches[0].model.num_choices)[-1]
     known = state.known
     return {
         "ids": state.ids,

@@ -61,8 +61,9 @@ class Branch:
         """
         check_cache_dtype(kept_as, order)
         model.pack()
-        sizes = [order.step(i).predicts for i in range(order.num_steps)]
-        guidance = guidance.over(sizes, order.num_slots)
+        steps = [order.step(i) for i in range(order.num_steps)]
+        guidance = guidance.over([step.predicts for step in steps], order.num_slots)
+        guidance = guidance.of(steps, order.cached)
         if guidance.last_active(order.num_steps) >= 0:
             condition = model.with_null(condition)
         context = model.prepare(condition)
@@ -171,7 +172,8 @@ def advance(
     speaking = (branch for branch in branches if branch.speaks(state.step))
     logits = reduce(torch.add, (b.logits(inputs, step, noise.batch) for b in speaking))
     state = dataclasses.replace(state, broken=first_broken(logits, step, state.broken))
-    return order.commit(state, step, sampler(logits, step, noise), noise)
+    draw = sampler(logits, step, order.stream(noise, step))
+    return order.commit(state, step, draw, noise)
 
 
 def first_broken(logits: Tensor, step: Step, before: Tensor | None) -> Tensor:

@@ -76,6 +76,17 @@ NETWORKS = {
         quant_convs=False,
         black=0,
     ),
+    # markweberdev/maskbit@5ea3d73 modeling/modules/autoencoder.py
+    "maskbit": Network(
+        attention=False,
+        bias=False,
+        late_shortcut=True,
+        strided=True,
+        decoder_extra=0,
+        encoder_kernel=1,
+        quant_convs=False,
+        black=0,
+    ),
 }
 
 
@@ -168,7 +179,7 @@ class Stack(nn.Module):
         self.gradient_checkpointing = False
         self._gradient_checkpointing_func: Callable[..., Tensor] = checkpoint
 
-    def run(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
+    def run(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """All layers."""
         if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
             return self.layers(x)

@@ -17,7 +17,7 @@ RAR_UNDECAYED = (
     "step_embedding",
     "out_modulation",
 )
-UNDECAYED_OF = {name: UNDECAYED for name in ("var", "mvar", "m_var")}  # by family
+UNDECAYED_OF = dict.fromkeys(("var", "mvar", "m_var", "flexvar", "hmar"), UNDECAYED)  # by family
 UNDECAYED_OF |= {"rar": RAR_UNDECAYED}
 
 

@@ -7,7 +7,7 @@ Mamba-2 layer in each block and modulation of three layers instead of two.
 import re
 from typing import Any, ClassVar
 
-from arimage.ar.convert.var import MAMBA, VARLayout
+from arimage.ar.convert.var import MAMBA, VARLayout, infer_scales
 from arimage.ar.m_var import MambaVARConfig, MambaVARModel
 from arimage.checkpoint import Layout, Weights
 
@@ -47,4 +47,5 @@ class MambaVARLayout(VARLayout):
 
     def config(self, weights: Weights, **hints: Any) -> MambaVARConfig:
         """As for VAR."""
-        return MambaVARConfig(**self.sizes(weights, hints))
+        scales = infer_scales(weights, hints.get("scales"))
+        return MambaVARConfig(scales=scales, **self.sizes(weights, hints))

@@ -6,7 +6,7 @@ in the training mask of the file: MVAR's hides all other token maps.
 
 from typing import Any, ClassVar
 
-from arimage.ar.convert.var import MAMBA, MASK, VARLayout, hides_other_scales
+from arimage.ar.convert.var import MAMBA, MASK, VARLayout, hides_other_scales, infer_scales
 from arimage.ar.mvar import MVARConfig, MVARModel
 from arimage.checkpoint import Layout, Weights
 from arimage.zoo_relatives2 import MVAR_SAMPLING
@@ -28,4 +28,5 @@ class MVARLayout(VARLayout):
     def config(self, weights: Weights, **hints: Any) -> MVARConfig:
         """As for VAR; ``window`` and ``window_from`` are hints."""
         windows = {name: hints[name] for name in ("window", "window_from") if name in hints}
-        return MVARConfig(**self.sizes(weights, hints), **windows)
+        scales = infer_scales(weights, hints.get("scales"))
+        return MVARConfig(scales=scales, **self.sizes(weights, hints), **windows)

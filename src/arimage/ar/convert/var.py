@@ -64,15 +64,19 @@ class VARLayout(Layout):
 
     def config(self, weights: Weights, **hints: Any) -> VARConfig:
         """From shapes; ``scales`` and ``depth`` are hints that must agree with the file."""
-        return VARConfig(**self.sizes(weights, hints))
+        scales = infer_scales(weights, hints.get("scales"))
+        return VARConfig(scales=scales, **self.sizes(weights, hints))
 
     def sizes(self, weights: Weights, hints: dict[str, Any]) -> dict[str, Any]:
-        """The fields of the config, here and in layouts with more keys."""
+        """Fields of a config, but for the scales, that VAR's relatives have, too.
+
+        Raises:
+            ValueError: another depth than a hint says.
+        """
         width = weights["blocks.0.attn.mat_qkv.weight"].shape[1]
         scale_mul = weights.get("blocks.0.attn.scale_mul_1H11")
         hidden = weights["blocks.0.ffn.fc1.weight"].shape[0]
         return {
-            "scales": infer_scales(weights, hints.get("scales")),
             "depth": self.count_blocks(weights, hints.get("depth")),
             "width": width,
             "num_heads": max(width // HEAD_DIM, 1) if scale_mul is None else scale_mul.numel(),
