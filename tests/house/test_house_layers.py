@@ -55,10 +55,11 @@ ROOMS = {  # what each part may import besides itself and the leaves
     "cli": {
         *("tokenizers", "ar", "sampling", "eval", "convert", "generator", "auto", "training"),
         *("demo", "cli_evaluate", "cli_generate", "cli_plot", "cli_publish", "cli_train"),
-        "evaluation",
+        *("cli_compare", "evaluation"),
     },
     "cli_generate": {"generation", "generation_files", "generator"},
     "cli_evaluate": {"cli_groups", "eval", "evaluation", "evaluation_tokenizer"},
+    "cli_compare": {"cli_evaluate", "cli_groups", "demo", "eval"},
     "cli_train": {"cli_groups", "cli_runs", "cli_tokenizer", "generator", "training"},
     "cli_tokenizer": {"cli_runs", "training"},
     "cli_runs": {"training"},
