@@ -22,6 +22,7 @@ from arimage.pretrained import ArimageModel
 from arimage.shapes import Bool, Float, Int
 from arimage.slots import SlotTable
 
+B = TypeVar("B", bound="Backbone")
 C = TypeVar("C", bound="Context")
 
 UNKNOWN = -1
@@ -266,6 +267,20 @@ class Backbone(Quantizable, ArimageModel):
     @abstractmethod
     def slots(self) -> SlotTable:
         """The slots of one image that the model was built for."""
+
+    def at(self: B, grids: Sequence[tuple[int, int]]) -> B:
+        """The same weights over other token maps, (height, width) each, as a tokenizer's ``at``.
+
+        The result shares everything and is not for saving.
+
+        Raises:
+            ValueError: positions that are learned, or maps that this model cannot have.
+        """
+        raise ValueError(
+            f"{type(self).__name__} learned a position for each of its {self.slots.num_slots} "
+            f"slots and has none for grids {list(grids)}: use a model of rotary positions, or "
+            "train one at that size"
+        )
 
     @property
     def code_dim(self) -> int | None:

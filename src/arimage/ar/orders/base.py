@@ -39,13 +39,15 @@ class Order(ABC):
 
     Class attributes: ``cached``, whether keys and values are kept; ``masks``, whether lessons mask
     tokens, so that not all targets count; ``free_steps``, whether the constructor takes
-    ``num_steps``; ``mixes``, whether the model reads the canvas, so that codes may be mixed.
+    ``num_steps``; ``mixes``, whether the model reads the canvas, so that codes may be mixed;
+    ``given_first``, whether every token that is drawn sees all that are given, wherever they lie.
     """
 
     cached: ClassVar[bool]
     masks: ClassVar[bool] = False
     free_steps: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
+    given_first: ClassVar[bool] = False
 
     def __init__(self, fuser: Fuser, prefix_length: int, device: torch.device | str) -> None:
         self.fuser, self.prefix_length, self.device = fuser, prefix_length, torch.device(device)

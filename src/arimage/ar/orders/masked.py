@@ -31,6 +31,7 @@ class MaskedOrder(Order):
     cached = False
     masks = True
     free_steps = True
+    given_first = True
 
     def __init__(
         self,
