@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from arimage.shapes import Float
 
 Gelu = Literal["none", "tanh"]  # what F.gelu calls the exact function and its approximation
-FULL_RATE = 4  # rows; oneDNN reads packed weights for one or two a quarter to a third slower
+# Rows; with AVX-512 oneDNN reads packed weights for one or two a quarter to a third slower. With
+# AVX2 alone it reads them for two a fifth faster than for four (docs/performance.md).
+FULL_RATE = 4 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 1
 
 
 def linear(
@@ -30,7 +32,7 @@ def linear(
 
     oneDNN's operator is private to torch, so it is used here alone; ``F.linear`` is its twin. One
     or two rows by packed weights go in as ``FULL_RATE`` copies: reading the weights is all the
-    time there is, and its kernel for more rows reads faster.
+    time there is, and where its kernel for more rows reads faster, it is taken.
     """
     if backend == "auto":
         backend = "onednn" if not torch.is_grad_enabled() and suits_onednn(x) else "torch"
