@@ -100,7 +100,9 @@ def test_out_painting_keeps_the_image_or_is_refused(generators, name, order, sid
 @PAIRS
 def test_another_size_is_drawn_or_refused(generators, name, order):
     generator = generators(name, order)
-    other = attempt(lambda: generator.at_size(24, 16))
+    ratio = (3, 2)  # 24 x 16 pixels, 3:2 in every map
+    scales = [(-(-h * ratio[0] // ratio[1]), w) for h, w in generator.tokenizer.slots.grids]
+    other = attempt(lambda: generator.at(scales))
     if (name, order) in RESIZES | LEARNED:
         assert (other is not None) == ((name, order) in RESIZES)
     if other is None:
@@ -109,7 +111,7 @@ def test_another_size_is_drawn_or_refused(generators, name, order):
     assert output.images.shape == (2, 24, 16, 3)
     assert output.ids.shape[1] > generator.tokenizer.slots.num_slots
     before = generator([0, 1], seeds=3)  # the original is as it was
-    same = generator.at_size(16, 16)([0, 1], seeds=3)
+    same = generator.at(generator.tokenizer.slots.grids)([0, 1], seeds=3)
     assert torch.equal(same.ids, before.ids)
 
 
@@ -171,16 +173,17 @@ def test_a_wrong_margin_is_told(generators, options, message):
 
 
 def test_a_wrong_size_is_told(generators):
-    for size in ((15, 16), (16, 0), (-4, 16)):
-        with pytest.raises(ValueError, match="expected a multiple of 4, the side of a token"):
-            generators("llama", "raster").at_size(*size)
+    with pytest.raises(ValueError, match="this model has one token map: give one"):
+        generators("llama", "raster").at([4, 6])
+    with pytest.raises(ValueError, match="got grid"):
+        generators("llama", "raster").at([0])
     with pytest.raises(ValueError, match="learned a position for each of its 16 slots"):
-        generators("rar", "raster").at_size(24, 24)
+        generators("rar", "raster").at([6])
     scales = generators("var", "next_scale")
     with pytest.raises(ValueError, match="3 token maps; the coarse ones cover the whole"):
         scales.outpaint(pictures(scales)[0], 0, right=8)
     with pytest.raises(ValueError, match="regions for a grid of 5 x 4"):
-        generators("par", "regions").at_size(20, 16)
+        generators("par", "regions").at([(5, 4)])
 
 
 def test_given_paths_stay_as_they_are(generators):

@@ -1,6 +1,7 @@
-"""What a generator makes of given images and other sizes: ``edit``, ``outpaint``, ``at_size``."""
+"""What a generator makes of given images and other sizes: ``edit``, ``outpaint``, ``at``."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,7 +24,7 @@ G = TypeVar("G", bound="Editable")
 
 
 class Editable:
-    """Gives a generator ``edit``, ``outpaint`` and ``at_size``: no second loop, given tokens."""
+    """Gives a generator ``edit``, ``outpaint`` and ``at``: no second loop, given tokens."""
 
     tokenizer: ImageTokenizer
     transformer: Backbone
@@ -151,28 +152,22 @@ class Editable:
         ids = cells.flatten(1).cpu()
         return GeneratorOutput(packed(made, output_type), ids, labels, seeds, texts)
 
-    def at_size(self: G, height: int, width: int) -> G:
-        """The same weights for images of another size, where the model's positions allow it.
+    def at(self: G, scales: Sequence[int | Sequence[int]]) -> G:
+        """The same generator over other token maps, so for images of another size.
 
-        The result shares everything and is not for saving. Nothing was trained at that size.
+        Weights are shared, compilation is off, and the result is not for saving. Nothing was
+        trained at that size.
 
         Args:
-            height, width: pixels, multiples of a token's side.
+            scales: one entry per token map: a side, or (height, width). Images have the last one
+                times the tokenizer's downsample factor.
 
         Raises:
-            ValueError: no multiple; positions that are learned; tokens that have no place.
+            ValueError: positions that are learned, maps that the model or its order cannot have,
+                tokens that have no place.
         """
         self.tokenizer.check_placed()
-        factor, native = self.tokenizer.config.downsample_factor, self.tokenizer.image_shape
-        for name, pixels in {"height": height, "width": width}.items():
-            if pixels < factor or pixels % factor:
-                raise ValueError(
-                    f"got {name} {pixels}; expected a multiple of {factor}, the side of a token"
-                )
-        grids = [
-            (max(1, round(h * height / native[0])), max(1, round(w * width / native[1])))
-            for h, w in self.tokenizer.slots.grids
-        ]
+        grids = [(s, s) if isinstance(s, int) else (int(s[0]), int(s[1])) for s in scales]
         other = copy.copy(self)
         other.captures = None
         other.transformer = self.transformer.at(grids)
