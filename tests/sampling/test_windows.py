@@ -10,7 +10,7 @@ MARGINS = [(0, 2, 0, 0), (3, 0, 0, 0), (1, 7, 2, 5), (9, 9, 9, 9), (0, 0, 1, 0),
 
 
 @pytest.mark.parametrize("margins", MARGINS)
-@pytest.mark.parametrize("grid", [(4, 4), (3, 5), (1, 2)])
+@pytest.mark.parametrize("grid", [(4, 4), (3, 5), (2, 3)])
 def test_every_cell_is_drawn_once_from_what_is_given(grid, margins):
     slide = Slide.around(grid, *margins)
     image = torch.arange(grid[0] * grid[1])[None]
@@ -21,8 +21,8 @@ def test_every_cell_is_drawn_once_from_what_is_given(grid, margins):
     for number, place in enumerate(slide.places):
         known = slide.known(cells, place)
         assert known.mask.any()
-        if min(grid) > 1:
-            assert 2 * int(known.mask.sum()) >= known.mask.numel() - max(grid) or number
+        if number == 0:
+            assert 2 * int(known.mask.sum()) >= known.mask.numel() - max(grid)
         fresh = torch.full_like(known.ids, 100 + number)
         slide.put(cells, place, torch.where(known.mask, known.ids, fresh))
     assert (cells != UNKNOWN).all()

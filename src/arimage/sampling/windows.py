@@ -90,6 +90,8 @@ def offsets(size: int, cells: int, start: int) -> list[tuple[int, int]]:
 
 def steers(order: Order, given: Bool[Tensor, " slots"]) -> bool:
     """Whether some slot that is drawn comes after some that is given, or there is none to draw."""
+    if not bool(given.any()):
+        return False
     if order.given_first or bool(given.all()):
         return True
     first = torch.empty(order.num_slots, dtype=torch.long)
