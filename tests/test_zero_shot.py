@@ -167,7 +167,7 @@ WRONG = [
 @pytest.mark.parametrize(("options", "message"), WRONG)
 def test_a_wrong_margin_is_told(generators, options, message):
     generator = generators("llama", "raster")
-    with pytest.raises(ValueError, match="got |order") as caught:
+    with pytest.raises(ValueError, match=r"got |order") as caught:
         generator.outpaint(pictures(generator)[0], 0, **options)
     assert message in sentence(caught)
 

@@ -11,6 +11,7 @@ from arimage.cli_compare import parse_counts
 from arimage.demo import compare, family
 from arimage.demo.compare import Comparison, all_names, wanted
 from arimage.demo.compare_figure import looks, table
+from arimage.demo.digits import Split, load_digits
 from arimage.images import read_image
 
 FLOPS = 2e9  # two or three steps
@@ -25,11 +26,14 @@ def comparison(out, **options):
 @pytest.fixture(scope="module")
 def small():
     """Few images, few rounds."""
+    train, held_out = load_digits()
+    few = Split(train.pixels[:100], train.labels[:100]), held_out
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare, "PER_CLASS", 2)
         patch.setattr(compare, "TIMED", 2)
         patch.setattr(compare, "ROUNDS", 1)
         patch.setattr(family, "COPIES", 0)
+        patch.setattr(family, "load_digits", lambda: few)
         yield
 
 
@@ -78,8 +82,8 @@ def test_it_goes_on_without_training_again(made, monkeypatch):
     assert masked["2"]["fid"] == record["entries"]["llama/masked"]["points"]["2"]["fid"]
 
 
-def test_half_a_training_is_made_anew(small, tmp_path, monkeypatch):
-    one = comparison(tmp_path, only=("llama/raster",))
+def test_half_a_training_is_made_anew(made):
+    one = comparison(made[0], only=("llama/raster",))
     half = one.folder("llama/raster")
     half.mkdir(parents=True)
     (half / "run.json").write_text("{}")
@@ -107,13 +111,13 @@ def test_whatever_is_registered_takes_part():
         wanted(("llama/maskd",))
 
 
-def test_a_model_that_takes_no_tokens_of_the_digits_is_named(monkeypatch):
+def test_a_model_that_takes_no_tokens_of_the_digits_is_named(tmp_path, monkeypatch):
     def refuse(*args):
         raise ValueError("tokens on a line")
 
     monkeypatch.setattr(compare, "build_transformer", refuse)
     tokenizers = dict.fromkeys(("digits-var", "digits-llamagen"))
-    chosen, left = Comparison(None, FLOPS, only=("var",)).contestants(tokenizers)
+    chosen, left = comparison(tmp_path, only=("var",)).contestants(tokenizers)
     assert not chosen
     assert left == {
         "var/next_scale": "digits-var: tokens on a line; digits-llamagen: tokens on a line"
