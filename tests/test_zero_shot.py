@@ -13,16 +13,20 @@ from arimage.sampling.windows import steers
 PAIRS = pytest.mark.parametrize(("name", "order"), MODEL_CASES)
 LEFT = np.arange(16)[None].repeat(16, axis=0) >= 8  # the right half is drawn anew
 SIDES = ("left", "right", "top", "bottom")
-OUTPAINTS = {  # on main: direction by direction
+OUTPAINTS = {  # direction by direction; whatever else is registered does it or refuses
     ("llama", "raster"): {"left", "right", "bottom"},
     ("llama", "masked"): set(SIDES),
     ("rar", "raster"): {"left", "right", "bottom"},
     ("rar", "random"): set(SIDES),
     ("par", "regions"): set(SIDES),
     ("randar", "instructed"): set(SIDES),
+    ("arpg", "random_groups"): set(SIDES),
+    ("lpd", "local_groups"): set(SIDES),
+    ("halton", "halton"): set(SIDES),
     ("var", "next_scale"): set(),
 }
 RESIZES = {("llama", "raster"), ("llama", "masked"), ("par", "regions"), ("randar", "instructed")}
+RESIZES |= {("arpg", "random_groups")}
 LEARNED = {("var", "next_scale"), ("rar", "raster"), ("rar", "random")}
 
 
@@ -59,7 +63,7 @@ def test_orders_that_choose_their_paths_take_given_tokens_first(generators, name
     if known is None:
         return
     state = bound.start(PerImageNoise([5, 6], "cpu"), known)
-    if state.path is None:
+    if state.path is None or not bound.cached:  # masked orders read all at every step
         return
     assert bound.given_first
     given = known.mask.gather(1, state.path)
@@ -177,7 +181,7 @@ def test_a_wrong_size_is_told(generators):
         generators("llama", "raster").at([4, 6])
     with pytest.raises(ValueError, match="got grid"):
         generators("llama", "raster").at([0])
-    with pytest.raises(ValueError, match="learned a position for each of its 16 slots"):
+    with pytest.raises(ValueError, match="has learned the places of"):
         generators("rar", "raster").at([6])
     scales = generators("var", "next_scale")
     with pytest.raises(ValueError, match="3 token maps; the coarse ones cover the whole"):

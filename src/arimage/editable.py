@@ -1,8 +1,6 @@
-"""What a generator makes of given images and other sizes: ``edit``, ``outpaint``, ``at``."""
+"""What a generator makes of given images: ``edit``, ``outpaint``."""
 
-import copy
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +18,13 @@ from arimage.sampling.windows import Slide, window_seeds
 from arimage.shapes import Int, UInt8
 from arimage.tokenizers.base import ImageTokenizer
 
-G = TypeVar("G", bound="Editable")
-
 
 class Editable:
-    """Gives a generator ``edit``, ``outpaint`` and ``at``: no second loop, given tokens."""
+    """Gives a generator ``edit`` and ``outpaint``: no second loop, given tokens."""
 
     tokenizer: ImageTokenizer
     transformer: Backbone
+    image_size: Any
     class_names: list[str] | None
     captures: Any
     settings: Any
@@ -69,7 +66,7 @@ class Editable:
             ValueError: an image or mask that ``known`` refuses, and what ``__call__`` raises.
         """
         check_output_type(output_type)
-        pixels, sizes = native_pixels(images, self.tokenizer.config.image_size)
+        pixels, sizes = native_pixels(images, self.image_size)
         draws = read_masks(masks, sizes)
         rows = self._rows(class_labels, prompts, len(pixels))
         seeds = self._seeds(rows, seeds, settings)
@@ -91,7 +88,7 @@ class Editable:
             ValueError: an array of another size, a mask of another shape than its image or with
                 grey values, another number of masks than images. TypeError, FileNotFoundError.
         """
-        pixels, sizes = native_pixels(images, self.tokenizer.config.image_size)
+        pixels, sizes = native_pixels(images, self.image_size)
         draws = read_masks(masks, sizes)
         size = self.plan() if batch_size is None else check_batch_size(batch_size)
         return known_tokens(self._encoded(pixels, size), draws, self.tokenizer.slots)
@@ -135,8 +132,8 @@ class Editable:
         """
         check_output_type(output_type)
         slide = self._slide(left=left, right=right, top=top, bottom=bottom)
-        slide.check(self.order(self.settings.updated(settings).num_steps))
-        pixels, _ = native_pixels(images, self.tokenizer.config.image_size)
+        slide.check(self.order(**self.settings.updated(settings).order_options))
+        pixels, _ = native_pixels(images, self.image_size)
         rows = self._rows(class_labels, prompts, len(pixels))
         seeds = self._seeds(rows, seeds, settings)
         fit = self._fit(batch_size, memory_budget, settings)
@@ -151,28 +148,6 @@ class Editable:
         labels, texts = asked(rows)
         ids = cells.flatten(1).cpu()
         return GeneratorOutput(packed(made, output_type), ids, labels, seeds, texts)
-
-    def at(self: G, scales: Sequence[int | Sequence[int]]) -> G:
-        """The same generator over other token maps, so for images of another size.
-
-        Weights are shared, compilation is off, and the result is not for saving. Nothing was
-        trained at that size.
-
-        Args:
-            scales: one entry per token map: a side, or (height, width). Images have the last one
-                times the tokenizer's downsample factor.
-
-        Raises:
-            ValueError: positions that are learned, maps that the model or its order cannot have,
-                tokens that have no place.
-        """
-        self.tokenizer.check_placed()
-        grids = [(s, s) if isinstance(s, int) else (int(s[0]), int(s[1])) for s in scales]
-        other = copy.copy(self)
-        other.captures = None
-        other.transformer = self.transformer.at(grids)
-        other.tokenizer = self.tokenizer.at(grids)
-        return other
 
     def _slide(self, **margins: int) -> Slide:
         """Where windows go; errors as in ``outpaint``."""

@@ -139,6 +139,8 @@ class GeneratedImages:
         found = [f"resized from {native} to {scored} pixels"] if native != scored else []
         kept = self.generator.transformer.quantized
         changed = [] if kept is None else [f"transformer weights in {kept}"]
+        if self.generator.refiner is not None:
+            changed.append(f"steps from {self.generator.handover} on by another transformer")
         if self.preset is None:
             return changed + found
         published = published_protocol(self.preset.name, self.preset.image_size)
@@ -155,11 +157,15 @@ def check_alone(sampling: Settings) -> None:
 
 
 def weights_of(generator: "ImageGenerator") -> dict[str, str]:
-    """Hashes of both models."""
-    return {
+    """Hashes of both models, and of a refiner with the step that it comes in at."""
+    found = {
         "image_tokenizer": identity(generator.tokenizer),
         "transformer": identity(generator.transformer),
     }
+    if generator.refiner is not None:
+        refiner = identity(generator.refiner.transformer)
+        found |= {"refiner": refiner, "handover": str(generator.handover)}
+    return found
 
 
 def not_published(preset: Preset, images: GeneratedImages) -> list[str]:

@@ -200,6 +200,8 @@ class Generation:
         self.generator, self.out, self.wanted = generator, out, wanted
         origin, sampling = generator.origin, generator.settings.updated(wanted.settings)
         about = {"arimage": __version__, "model": origin.name, **sampling.to_json()}
+        if generator.refiner is not None:
+            about |= {"refiner": generator.refiner.origin.name, "handover": generator.handover}
         if "protocol" in wanted.asked:
             about["protocol"] = wanted.asked["protocol"]
         self.files = FILES[files](out, wanted.info, wanted.image_size, about)

@@ -21,15 +21,16 @@ from arimage.files import read_json
 from arimage.hub import Access
 from arimage.images import to_pil, to_pixels
 from arimage.outputs import GeneratorOutput, Origin, Preview, check_output_type, gathered, packed
-from arimage.parts import check_fit, load_part, make_order, own_tokenizer, save_parts
+from arimage.parts import Resizable, check_fit, load_part, make_order, own_tokenizer, save_parts
 from arimage.pretrained import check_device, default_dtype
 from arimage.publish import Publishable
 from arimage.sampling.batches import Arrival, Fit, arriving
 from arimage.sampling.compiling import Compilable
 from arimage.sampling.conditions import Conditions, Labels, Prompts, Rows, asked, kind
 from arimage.sampling.editing import check_known
+from arimage.sampling.handover import HandsOver
 from arimage.sampling.labels import count_images
-from arimage.sampling.loop import Branch, generate
+from arimage.sampling.loop import generate
 from arimage.sampling.noise import Seeds, make_seeds
 from arimage.sampling.planner import budget_bytes, check_batch_size, fitting_batch, image_bytes
 from arimage.sampling.settings import Settings
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from arimage.generated import GeneratedImages
 
 
-class ImageGenerator(Compilable, Editable, Publishable):
+class ImageGenerator(Compilable, Editable, HandsOver, Resizable, Publishable):
     """A tokenizer, a transformer and sampling defaults; callable.
 
     Args:
@@ -142,8 +143,8 @@ class ImageGenerator(Compilable, Editable, Publishable):
         """Moves both models, not compiled; returns self. ValueError: a device that is not there."""
         check_device(device)
         self.compile("off")
-        self.tokenizer.to(device)
-        self.transformer.to(device)
+        for part in filter(None, (self.tokenizer, self.transformer, self.refiner)):
+            part.to(device)
         return self
 
     @property
@@ -246,8 +247,9 @@ class ImageGenerator(Compilable, Editable, Publishable):
     def plan(self, memory_budget: float | int | None = None, **settings: Any) -> int:
         """How many images fit into ``memory_budget`` GiB at once, by estimate; at least one."""
         chosen, decoder = self.settings.updated(settings), self.tokenizer.bytes_per_image
-        order = self.order(chosen.num_steps)
-        one = image_bytes(self.transformer, order, chosen.guidance(), decoder, chosen.cache_dtype)
+        order = self.order(**chosen.order_options)
+        how = order, chosen.guidance(), 0, chosen.cache_dtype
+        one = decoder + sum(image_bytes(model, *how) for model in self.transformers)
         budget = budget_bytes(memory_budget, self.device, self.held_bytes)
         return fitting_batch(one, budget, *self.transformer.table_bytes)
 
@@ -264,7 +266,7 @@ class ImageGenerator(Compilable, Editable, Publishable):
         **settings: Any,
     ) -> Iterator[Preview]:
         """Yields a preview after every step: the canvas so far, decoded."""
-        steps = self.order(self.settings.updated(settings).num_steps).num_steps
+        steps = self.order(**self.settings.updated(settings).order_options).num_steps
         for state in self.sample(class_labels, seeds, known, prompts=prompts, **settings):
             images = to_pil(to_pixels(self.decode(state)))
             yield Preview(state.step, steps, images, state.ids.cpu())
@@ -286,7 +288,7 @@ class ImageGenerator(Compilable, Editable, Publishable):
         self, rows: Rows | None, seeds: list[int], known: Known | None, settings: dict[str, Any]
     ) -> Iterator[State]:
         chosen = self.settings.updated(settings)
-        order = self.order(chosen.num_steps)
+        order = self.order(**chosen.order_options)
         if chosen.more_smooth and not order.mixes:
             raise ValueError(
                 "more_smooth mixes codes; this transformer reads ids: it is for next-scale models"
@@ -297,16 +299,14 @@ class ImageGenerator(Compilable, Editable, Publishable):
         if known is not None:
             check_known(known, self.tokenizer.config.vocab_size)
             known = known.to(self.device)
-        run, guidance = self.captured_run(chosen), chosen.guidance()
+        run = self.captured_run(chosen)
         with torch.no_grad():
-            condition = self.conditions.prepared(rows)
-            parts = self.transformer, order, condition, guidance, chosen.cache_dtype
-            branch = Branch.of(*parts, allocate=run is None)
-        return generate([branch], order, chosen.make_sampler(), noise, known, run)
+            branches = self.branches(order, self.conditions.prepared(rows), chosen, run is None)
+        return generate(branches, order, chosen.make_sampler(), noise, known, run)
 
-    def order(self, num_steps: int | None = None) -> Order:
-        """The order that the transformer was trained for, bound to the tokenizer."""
-        return self.captured_order(num_steps, make_order)
+    def order(self, num_steps: int | None = None, **options: Any) -> Order:
+        """The transformer's order, bound to the tokenizer; options: ``Settings.order_options``."""
+        return self.captured_order(make_order, {"num_steps": num_steps, **options})
 
     def labels(self, class_labels: Sequence[int | str] | int | str) -> list[int]:
         """Class labels as integers; names are looked up.

@@ -1,11 +1,13 @@
 """Guidance: one formula, schedules, and which rows the model sees."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from tiny import MODEL_CASES, NUM_CLASSES, TINY_SCHEDULES, entry, make_model, make_order, sentence
 
+from arimage.ar.registry import ORDERS
 from arimage.sampling.guidance import (
     Constant,
     Guidance,
@@ -143,7 +145,8 @@ def rows_seen(name, order, guidance, batch=2):
     def spy(module, arguments):
         inputs, context, _, cache = arguments
         assert inputs is None or len(inputs) == len(context.prefix)
-        assert cache is None or cache.keys.shape[1] == len(context.prefix)
+        held = [getattr(cache, f.name) for f in dataclasses.fields(cache)] if cache else []
+        assert all(memory.shape[1] == len(context.prefix) for memory in held)
         rows.append(len(context.prefix))
 
     handle = model.register_forward_pre_hook(spy)
@@ -162,15 +165,18 @@ def test_null_rows_do_not_exist_where_guidance_is_off(name, order):
 @pytest.mark.parametrize("schedule", [Constant(), Linear()])
 @pytest.mark.parametrize(("name", "order"), MODEL_CASES)
 def test_null_rows_live_from_the_first_step(name, order, schedule):
+    """Where keys and values are kept; elsewhere in the steps with guidance alone."""
     rows, steps = rows_seen(name, order, Guidance(2.0, schedule))
-    assert rows == [4] * steps
+    first = 4 if ORDERS[order].cached or schedule == Constant() else 2
+    assert rows == [first] + [4] * (steps - 1)
 
 
 @pytest.mark.parametrize(("name", "order"), MODEL_CASES)
 def test_null_rows_are_dropped_after_the_last_active_step(name, order):
     for schedule in (Interval(1, 1), Linear(last=1)):
         rows, steps = rows_seen(name, order, Guidance(2.0, schedule))
-        assert rows == [4, 4] + [2] * (steps - 2)
+        first = 4 if ORDERS[order].cached else 2
+        assert rows == [first, 4] + [2] * (steps - 2)
 
 
 @torch.no_grad()

@@ -22,7 +22,6 @@ from arimage.pretrained import ArimageModel
 from arimage.shapes import Bool, Float, Int
 from arimage.slots import SlotTable
 
-B = TypeVar("B", bound="Backbone")
 C = TypeVar("C", bound="Context")
 
 UNKNOWN = -1
@@ -71,6 +70,8 @@ class Step:
         holds: (m,) or (b, m) slot whose place in the image each position has; NO_SLOT in the
             prefix.
         reads: (n,) or (b, n) which of the m positions give logits; None for the last n.
+        scattered: rows of the cache are written at ``positions``, (m,) or (b, m), which are not in
+            a row; start is above 0 and stop as ever.
     """
 
     index: int | Tensor
@@ -84,6 +85,7 @@ class Step:
     mask: Tensor | BlockMask | None
     holds: Tensor
     reads: Tensor | None = None
+    scattered: bool = False
     moves: ClassVar[bool] = False  # whether its place is in tensors alone, not in start and stop
 
     def take(self, table: Tensor) -> Tensor:
@@ -105,7 +107,8 @@ class Step:
 
     def tiled(self, copies: int) -> "Step":
         """The same step for ``copies`` batches, one after the other."""
-        names = [name for name in ("slots", "holds", "reads") if per_image(getattr(self, name))]
+        names = ("slots", "holds", "reads", "positions")
+        names = [name for name in names if per_image(getattr(self, name))]
         return dataclasses.replace(self, **{n: getattr(self, n).repeat(copies, 1) for n in names})
 
 
@@ -185,16 +188,29 @@ class Noise(Protocol):
         """A class label per image."""
         ...
 
-    def choose(self, probabilities: Float[Tensor, "b n v"]) -> Int[Tensor, "b n"]:
-        """One exact draw from each row of probabilities."""
+    def choose(
+        self, probabilities: Float[Tensor, "b n v"], kept: int | None = None
+    ) -> Int[Tensor, "b n"]:
+        """One exact draw from each row of probabilities, of which the ``kept`` largest are left."""
         ...
 
-    def gumbel(self, count: int) -> Float[Tensor, "b n"]:
-        """``count`` standard Gumbel numbers per image."""
+    def gumbel(self, count: int, inverse: bool = False) -> Float[Tensor, "b n"]:
+        """``count`` standard Gumbel numbers per image; ``inverse``: published code inverts uniform
+        numbers."""
         ...
 
-    def permutations(self, count: int) -> Int[Tensor, "b n"]:
-        """A random permutation of 0..count-1 for each image."""
+    def permutations(self, count: int, shared: bool = False) -> Int[Tensor, "b n"]:
+        """A random permutation of 0..count-1 for each image; ``shared``: where images share a
+        stream, one for all.
+        """
+        ...
+
+    def integers(self, count: int) -> Int[Tensor, " b"]:
+        """One of 0..count-1 for each image."""
+        ...
+
+    def among(self, places: Tensor, total: int) -> "Noise":
+        """The same stream for ``places`` where published code draws at all ``total`` of them."""
         ...
 
     def apart(self) -> "Noise":
@@ -208,6 +224,18 @@ class Noise(Protocol):
 
 @runtime_checkable
 class Cache(Protocol):
+    """What a model remembers of earlier steps: a frozen dataclass of tensors, written in place.
+
+    A step may be run again before the next one (captures do) and must leave the same behind.
+    """
+
+    def rows(self, count: int) -> "Cache":
+        """The same memory for the first ``count`` rows of the batch."""
+        ...
+
+
+@runtime_checkable
+class KeyValueCache(Cache, Protocol):
     """What attention remembers of earlier steps."""
 
     def update(
@@ -218,10 +246,6 @@ class Cache(Protocol):
         values: Float[Tensor, "r h m d"],
     ) -> tuple[Tensor, Tensor]:
         """Writes rows start..stop-1 and returns all rows up to stop: (r, h, stop, d) each."""
-        ...
-
-    def rows(self, count: int) -> "Cache":
-        """The same memory for the first ``count`` rows of the batch."""
         ...
 
 
@@ -268,24 +292,27 @@ class Backbone(Quantizable, ArimageModel):
     def slots(self) -> SlotTable:
         """The slots of one image that the model was built for."""
 
-    def at(self: B, grids: Sequence[tuple[int, int]]) -> B:
-        """The same weights over other token maps, (height, width) each, as a tokenizer's ``at``.
-
-        The result shares everything and is not for saving.
+    def at(self, grids: Sequence[tuple[int, int]]) -> Any:
+        """The same weights over other token maps, for models that can.
 
         Raises:
-            ValueError: positions that are learned, or maps that this model cannot have.
+            ValueError: the maps, or any, cannot be had.
         """
         raise ValueError(
-            f"{type(self).__name__} learned a position for each of its {self.slots.num_slots} "
-            f"slots and has none for grids {list(grids)}: use a model of rotary positions, or "
-            "train one at that size"
+            f"got token maps {list(grids)}; a {type(self).__name__} has learned the places of "
+            f"{list(self.slots.grids)} and runs over these alone: leave scales out, or take a "
+            "model for any scales, such as flexvar-d16"
         )
 
     @property
     def code_dim(self) -> int | None:
         """Dimension of the codes that it reads; None for models that read ids."""
         return None
+
+    @property
+    def num_choices(self) -> int:
+        """Logits of one row of the head: the vocabulary, as a rule."""
+        return self.config.vocab_size
 
     @property
     def order_options(self) -> dict[str, Any]:
@@ -296,6 +323,13 @@ class Backbone(Quantizable, ArimageModel):
     def cache_shape(self) -> CacheShape:
         """Layers, heads and head_dim of the key-value cache."""
         return CacheShape(self.config.depth, self.config.num_heads, self.config.head_dim)
+
+    def new_cache(self, rows: int, device: torch.device) -> Cache | None:
+        """A memory of the model's own kind; None where keys and values, or nothing, are kept.
+
+        Steps then come in order, each once or several times, the first one with ``start`` 0.
+        """
+        return None
 
     @property
     def prefix_rows(self) -> int:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from arimage.ar.base import Cache, Step
+from arimage.ar.base import KeyValueCache, Step
 from arimage.ar.block_mask import attend_blocks
 from arimage.ar.linear import Gelu, Linear
 from arimage.shapes import Float
@@ -17,15 +17,16 @@ MANY_QUERIES = 100  # from here on products beat the fused kernel (docs/performa
 
 def attend(
     q: Float[Tensor, "r h m d"],
-    k: Float[Tensor, "r h m d"],
-    v: Float[Tensor, "r h m d"],
+    k: Float[Tensor, "r h n d"],
+    v: Float[Tensor, "r h n d"],
     step: Step,
-    cache: Cache | None,
+    cache: KeyValueCache | None,
     layer: int,
     scale: float | None = None,
     bounded: bool = False,
 ) -> Float[Tensor, "r m width"]:
-    """Attention of a step over itself and, with a cache, all rows written before it.
+    """Attention of a step over itself and, with a cache, all rows written before it; of fewer
+    queries than keys where only some positions are asked for.
 
     ``bounded``: q and k are normalised, so that scores may be kept in their dtype.
     """

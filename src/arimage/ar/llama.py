@@ -30,6 +30,7 @@ from arimage.shapes import Bool, Float, Int
 from arimage.slots import SlotTable
 
 L = TypeVar("L", bound="LlamaModel")
+B = TypeVar("B", bound=Backbone)
 ROTARY_BASE = 10000.0  # FoundationVision/LlamaGen@ce98ec4 autoregressive/models/gpt.py, ModelArgs
 INIT_STD = 0.02  # the same class
 
@@ -125,6 +126,20 @@ def running_mean(
     return means.to(values.dtype)
 
 
+def over_grid(model: B, grids: Sequence[tuple[int, int]]) -> B:
+    """The same weights of a model of rotary positions over another grid; for ``at``.
+
+    Raises:
+        ValueError: several maps; a grid that the order cannot cut.
+    """
+    if len(grids) != 1:
+        raise ValueError(f"got grids {list(grids)}; this model has one token map: give one")
+    config = {name: getattr(model.config, name) for name in model.config.own_fields()}
+    other = copy.copy(model)
+    other.config = type(model.config)(**config | {"grid": list(grids[0])})
+    return other
+
+
 class LlamaModel(Backbone):
     """Predicts the next token (raster) or all unknown tokens (masked)."""
 
@@ -163,12 +178,7 @@ class LlamaModel(Backbone):
         Raises:
             ValueError: several maps; a grid that the order cannot cut.
         """
-        if len(grids) != 1:
-            raise ValueError(f"got grids {list(grids)}; this model has one token map: give one")
-        config = {name: getattr(self.config, name) for name in self.config.own_fields()}
-        other = copy.copy(self)
-        other.config = type(self.config)(**config | {"grid": list(grids[0])})
-        return other
+        return over_grid(self, grids)
 
     def prepare(self, condition: Any) -> Context:
         """The class token; ``condition``: class labels (r,)."""

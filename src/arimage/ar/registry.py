@@ -20,6 +20,14 @@ MODELS: Registry[type[Backbone]] = Registry(
         "rar": "arimage.ar.rar:RARModel",
         "par": "arimage.ar.par:PARModel",
         "randar": "arimage.ar.randar:RandARModel",
+        "arpg": "arimage.ar.arpg:ARPGModel",
+        "lpd": "arimage.ar.lpd:LPDModel",
+        "mvar": "arimage.ar.mvar:MVARModel",
+        "m_var": "arimage.ar.m_var:MambaVARModel",
+        "halton": "arimage.ar.halton:HaltonModel",
+        "maskbit": "arimage.ar.maskbit:MaskBitModel",
+        "flexvar": "arimage.ar.flexvar:FlexVARModel",
+        "hmar": "arimage.ar.hmar:HMARModel",
     },
 )
 
@@ -32,6 +40,13 @@ ORDERS: Registry[type[Order]] = Registry(
         "masked": "arimage.ar.orders.masked:MaskedOrder",
         "regions": "arimage.ar.orders.regions:RegionOrder",
         "instructed": "arimage.ar.orders.instructed:InstructedOrder",
+        "random_groups": "arimage.ar.orders.random_groups:RandomGroupsOrder",
+        "local_groups": "arimage.ar.orders.local_groups:LocalGroupsOrder",
+        "within_scale": "arimage.ar.orders.within_scale:WithinScaleOrder",
+        "halton": "arimage.ar.orders.halton:HaltonOrder",
+        "bits": "arimage.ar.orders.bits:BitOrder",
+        "flexible_scale": "arimage.ar.orders.flexible:FlexibleScaleOrder",
+        "refined_scale": "arimage.ar.orders.refined:RefinedScaleOrder",
     },
 )
 
@@ -44,5 +59,13 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "rar": "arimage.ar.convert.rar:RARLayout",
         "par": "arimage.ar.convert.par:PARLayout",
         "randar": "arimage.ar.convert.randar:RandARLayout",
+        "arpg": "arimage.ar.convert.arpg:ARPGLayout",
+        "lpd": "arimage.ar.convert.lpd:LPDLayout",
+        "mvar": "arimage.ar.convert.mvar:MVARLayout",
+        "m_var": "arimage.ar.convert.m_var:MambaVARLayout",
+        "halton": "arimage.ar.convert.halton:HaltonLayout",
+        "maskbit": "arimage.ar.convert.maskbit:MaskBitLayout",
+        "flexvar": "arimage.ar.convert.flexvar:FlexVARLayout",
+        "hmar": "arimage.ar.convert.hmar:HMARLayout",
     },
 )

@@ -51,7 +51,11 @@ class StaticCache:
 def write(memory: Float[Tensor, "r h n d"], step: Step, rows: Float[Tensor, "r h m d"]) -> None:
     """Puts ``rows`` where the step's positions are."""
     rows = rows.to(memory.dtype)
-    if not step.moves:
+    if step.scattered:
+        places = step.positions.expand(len(rows), -1)[:, None, :, None]
+        bits = memory.view(torch.uint8) if memory.itemsize == 1 else memory
+        bits.scatter_(2, places.expand_as(rows), rows.view(bits.dtype))
+    elif not step.moves:
         memory[:, :, step.start : step.stop] = rows
     elif memory.itemsize == 1:  # torch copies bytes by index, not float8
         memory.view(torch.uint8).index_copy_(2, step.positions, rows.view(torch.uint8))

@@ -83,8 +83,9 @@ class Session:
         self.order, self.sampler, self.capture = order, sampler, capture
         self.models = [branch.model for branch in branches]
         self.context_types = [type(branch.context) for branch in branches]
-        self.groups = groups_of(order)
-        self.offsets = offsets_of(order, sampler, branches[0].model.config.vocab_size)
+        self.spans = [(branch.first, branch.last) for branch in branches]
+        self.groups = groups_of(order, cuts=[first for first, _ in self.spans])
+        self.offsets = offsets_of(order, sampler, branches[0].model.num_choices)
         self.moves = any(len(group.steps) > 1 for group in self.groups)
         caches = [branch.new_cache(order) for branch in branches]
         self.cache_types = [type(cache) for cache in caches]
@@ -163,7 +164,8 @@ class Session:
         s = s[: step.predicts, None] if s.ndim else s
         context = self.context_types[i](**buffers["contexts"][i])
         cache = cache and self.cache_types[i](**cache)
-        return Branch(self.models[i], context, cache, Dial(value=s, guided=guided))
+        dial, (first, last) = Dial(value=s, guided=guided), self.spans[i]
+        return Branch(self.models[i], context, cache, dial, first=first, last=last)
 
     def draws(self, index: int) -> int:
         """Numbers per image of step ``index``."""
@@ -214,7 +216,7 @@ class Captures:
             order,
             sampler,
             shapes(values),
-            tuple((type(b.context), b.kept_as) for b in branches),
+            tuple((type(b.context), b.kept_as, id(b.model), b.first, b.last) for b in branches),
         )
         return kept(
             self.sessions, key, lambda: Session(branches, order, sampler, values, self.capture)
@@ -303,7 +305,7 @@ def values_of(
     """What belongs to one call: its state, contexts, scales of guidance and random numbers."""
     device, steps = state.ids.device, order.num_steps
     scales = torch.stack([scale_table(branch.guidance, steps) for branch in branches])
-    total = offsets_of(order, sampler, branches[0].model.config.vocab_size)[-1]
+    total = offsets_of(order, sampler, branches[0].model.num_choices)[-1]
     known = state.known
     return {
         "ids": state.ids,

@@ -82,13 +82,14 @@ class Compilable:
             return None
         return self.captures.run()
 
-    def captured_order(self, num_steps: int | None, make: Callable[..., Order]) -> Order:
-        """``make(tokenizer, transformer, num_steps)``, made once while compiled."""
+    def captured_order(self, make: Callable[..., Order], options: dict[str, Any]) -> Order:
+        """``make(tokenizer, transformer, **options)``, made once while compiled."""
         parts = self.tokenizer, self.transformer
         if self.captures is None:
-            return make(*parts, num_steps)
-        key = (*map(id, parts), self.transformer.device, num_steps)
-        return self.captures.order(key, lambda: make(*parts, num_steps))
+            return make(*parts, **options)
+        where = self.transformer.device, self.transformer.config.order
+        key = (*map(id, parts), *where, *sorted(options.items()))
+        return self.captures.order(key, lambda: make(*parts, **options))
 
     def decode_canvas(self, canvas: Tensor) -> Tensor:
         """The tokenizer's ``decode_canvas``, captured where compilation is on."""

@@ -59,14 +59,22 @@ class PerImageNoise:
         streams = (np.random.Philox(key=seed, counter=DRAWS) for seed in self._seeds)
         return [int(np.random.Generator(stream).integers(num_classes)) for stream in streams]
 
-    def gumbel(self, count: int) -> Float[Tensor, "b n"]:
-        """``count`` standard Gumbel numbers per image, float64."""
+    def gumbel(self, count: int, inverse: bool = False) -> Float[Tensor, "b n"]:
+        """``count`` standard Gumbel numbers per image, float64; always from uniform numbers."""
         tiny = torch.finfo(torch.float64).tiny
         return -(-self.uniform(count).clamp_min(tiny).log()).clamp_min(tiny).log()
 
-    def permutations(self, count: int) -> Int[Tensor, "b n"]:
-        """A random permutation of 0..count-1 for each image."""
+    def permutations(self, count: int, shared: bool = False) -> Int[Tensor, "b n"]:
+        """A random permutation of 0..count-1 for each image; ``shared`` or not."""
         return self.gumbel(count).argsort(-1)
+
+    def integers(self, count: int) -> Int[Tensor, " b"]:
+        """One of 0..count-1 for each image."""
+        return (self.uniform(1)[:, 0] * count).long()
+
+    def among(self, places: Tensor, total: int) -> "PerImageNoise":
+        """As it is: nothing is drawn for tokens that are not chosen."""
+        return self
 
     def apart(self) -> "PerImageNoise":
         """As it is: a number belongs to a token however many are drawn at once."""
@@ -75,7 +83,9 @@ class PerImageNoise:
     def skip(self, count: int) -> None:
         """Nothing: these streams are of no published code."""
 
-    def choose(self, probabilities: Float[Tensor, "b n v"]) -> Int[Tensor, "b n"]:
+    def choose(
+        self, probabilities: Float[Tensor, "b n v"], kept: int | None = None
+    ) -> Int[Tensor, "b n"]:
         """Draws an id from each row by inverting its cumulative sum; zero rows never win."""
         cumulative = probabilities.double().cumsum(-1)
         total = cumulative[..., -1:]
@@ -111,6 +121,7 @@ class ReferenceNoise:
         self.batch, self.device = len(seeds), torch.device(device)
         self._generator = torch.Generator(self.device).manual_seed(seeds[0])
         self.one_by_one = False
+        self.places: tuple[Tensor, int] | None = None
 
     def labels(self, num_classes: int) -> list[int]:
         """A class label per image; must come before any other draw."""
@@ -118,19 +129,41 @@ class ReferenceNoise:
         drawn = torch.multinomial(uniform, self.batch, replacement=True, generator=self._generator)
         return drawn.tolist()
 
-    def gumbel(self, count: int) -> Float[Tensor, "b n"]:
-        """``count`` standard Gumbel numbers per image, float32."""
+    def gumbel(self, count: int, inverse: bool = False) -> Float[Tensor, "b n"]:
+        """``count`` standard Gumbel numbers per image, float32; ``inverse`` as
+        ``torch.distributions.Gumbel`` draws them (markweberdev/maskbit@5ea3d73
+        modeling/modules/sampling.py, on the CPU whatever the device: another stream elsewhere).
+        """
+        if inverse:
+            uniform = torch.rand(self.batch, count, generator=self._generator, device=self.device)
+            return -(-uniform.clamp_min(torch.finfo(uniform.dtype).tiny).log()).log()
         return -self._exponential((self.batch, count)).log()
 
-    def permutations(self, count: int) -> Int[Tensor, "b n"]:
+    def permutations(self, count: int, shared: bool = False) -> Int[Tensor, "b n"]:
         """``torch.randperm`` on the CPU, one image after the other (ziqipang/RandAR@d374a72
-        RandAR/model/randar_gpt.py generate).
+        RandAR/model/randar_gpt.py generate); ``shared``: one for all, the order of as many float32
+        numbers (hp-l33/ARPG@1a1758c models/arpg.py generate).
         """
-        stream = self._generator
-        if self.device.type != "cpu":  # their one seed is that of both devices
-            stream = torch.Generator().manual_seed(stream.initial_seed())
+        if shared:
+            numbers = torch.rand(count, generator=self._generator, device=self.device)
+            return numbers.argsort().expand(self.batch, -1)
+        stream = self._on_host()
         rows = [torch.randperm(count, generator=stream) for _ in range(self.batch)]
         return torch.stack(rows).to(self.device)
+
+    def integers(self, count: int) -> Int[Tensor, " b"]:
+        """``torch.randint`` on the CPU: valeoai/Halton-MaskGIT@f61b0a1, halton_sampler.py."""
+        stream = self._on_host()
+        return torch.randint(0, count, (self.batch,), generator=stream).to(self.device)
+
+    def among(self, places: Tensor, total: int) -> "ReferenceNoise":
+        """The same stream; numbers of all ``total`` places are drawn, those of ``places`` used.
+
+        With top-k they are drawn for the k largest alone, the largest first (the same file).
+        """
+        other = copy.copy(self)
+        other.places = places, total
+        return other
 
     def apart(self) -> "ReferenceNoise":
         """The same stream; the tokens of a step are drawn one after the other."""
@@ -143,12 +176,33 @@ class ReferenceNoise:
         if count:
             torch.rand(self.batch, count, generator=self._generator, device=self.device)
 
-    def choose(self, probabilities: Float[Tensor, "b n v"]) -> Int[Tensor, "b n"]:
+    def choose(
+        self, probabilities: Float[Tensor, "b n v"], kept: int | None = None
+    ) -> Int[Tensor, "b n"]:
         """What ``torch.multinomial`` draws from each row: it runs the same race."""
+        if self.places is not None:
+            return self._chosen_among(probabilities, *self.places, kept)
         if self.one_by_one and probabilities.shape[1] > 1:
             drawn = [self._exponential(p.shape) for p in probabilities.unbind(1)]
             return (probabilities / torch.stack(drawn, dim=1)).argmax(-1)
         return (probabilities / self._exponential(probabilities.shape)).argmax(-1)
+
+    def _chosen_among(
+        self, probabilities: Float[Tensor, "b n v"], places: Tensor, total: int, kept: int | None
+    ) -> Int[Tensor, "b n"]:
+        best = probabilities.topk(kept) if kept is not None else None
+        rivals = probabilities if best is None else best.values
+        drawn = self._exponential((self.batch, total, rivals.shape[-1]))
+        rows = places.expand(self.batch, -1).unsqueeze(-1).expand_as(rivals)
+        winner = (rivals / drawn.gather(1, rows)).argmax(-1, keepdim=True)
+        return (winner if best is None else best.indices.gather(-1, winner)).squeeze(-1)
+
+    def _on_host(self) -> torch.Generator:
+        """The CPU's stream; where another device draws, their one seed is that of both."""
+        stream = self._generator
+        if self.device.type == "cpu":
+            return stream
+        return torch.Generator().manual_seed(stream.initial_seed())
 
     def _exponential(self, shape: Sequence[int]) -> Tensor:
         empty = torch.empty(*shape, device=self.device)

@@ -6,7 +6,9 @@ distinct condition (RAR's adaLN tables). Weights are not counted: they are there
 estimate was below the truth, ``batches.Fit`` goes on with fewer.
 """
 
+import dataclasses
 import math
+from typing import Any
 
 import torch
 
@@ -45,10 +47,18 @@ def image_bytes(
     cache = shape.layers * layer * read
     if kept_as is not None:  # and one layer at a time in the model's dtype
         cache = shape.layers * layer * CACHE_DTYPES[kept_as].itemsize + layer * size
+    own = model.new_cache(1, torch.device("meta"))
+    if own is not None or not order.cached:
+        cache = 0 if own is None else held_bytes(own)
     widest = max(model.prefix_rows, *(step.stop - step.start for step in steps))
     activations = widest * model.config.width * ACTIVATIONS * size
-    logits = max(step.predicts for step in steps) * model.config.vocab_size * LOGIT_BYTES
-    return rows * (cache * order.cached + activations) + logits + tokenizer_bytes
+    logits = max(step.predicts for step in steps) * model.num_choices * LOGIT_BYTES
+    return rows * (cache + activations) + logits + tokenizer_bytes
+
+
+def held_bytes(cache: Any) -> int:
+    """Bytes of a cache's tensors."""
+    return sum(getattr(cache, field.name).nbytes for field in dataclasses.fields(cache))
 
 
 def budget_bytes(memory_budget: float | int | None, device: torch.device, held: int = 0) -> int:

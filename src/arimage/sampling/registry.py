@@ -1,4 +1,4 @@
-"""Which samplers, guidance schedules, kinds of noise and captures exist: one line each."""
+"""Which samplers, schedules, kinds of noise and captures exist: one line each."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ SAMPLERS: Registry[type[Sampler]] = Registry(
     {
         "categorical": "arimage.sampling.samplers.categorical:Categorical",
         "argmax": "arimage.sampling.samplers.argmax:Argmax",
+        "familiar": "arimage.sampling.samplers.familiar:Familiar",
     },
 )
 
@@ -30,6 +31,16 @@ SCHEDULES: Registry[type[Schedule]] = Registry(
         "linear_before": "arimage.sampling.guidance:LinearBefore",
         "linear_per_token": "arimage.sampling.guidance:LinearPerToken",
         "interval": "arimage.sampling.guidance:Interval",
+        "linear_by_map": "arimage.sampling.guidance:LinearByMap",
+    },
+)
+
+TEMPERATURES: Registry[type[Schedule]] = Registry(
+    "temperature schedule",
+    {
+        "constant": "arimage.sampling.temperature:Same",
+        "sharpening": "arimage.sampling.temperature:Sharpening",
+        "falling": "arimage.sampling.temperature:Falling",
     },
 )
 

@@ -10,8 +10,12 @@ from arimage.ar.base import Noise
 from arimage.registry import unknown_name
 from arimage.sampling.cache import check_cache_dtype
 from arimage.sampling.guidance import Guidance, Schedule, make_schedule, schedule_record
-from arimage.sampling.registry import NOISES, SAMPLERS
+from arimage.sampling.registry import NOISES, SAMPLERS, SCHEDULES, TEMPERATURES
 from arimage.sampling.samplers.base import Sampler
+
+SCHEDULE = "temperature_schedule"
+SCHEDULED = {"guidance_schedule": SCHEDULES, SCHEDULE: TEMPERATURES}
+ORDER_SETTINGS = ("num_steps", "choice_temperature", "refresh", "passes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +26,18 @@ class Settings:
         guidance_scale: s in u + s (c - u); 1 is off.
         guidance_schedule: a registered name, or a Schedule.
         temperature: of the categorical sampler; 0 is argmax.
+        temperature_schedule: a registered name, or a Schedule of sampling/temperature.py.
         top_k, top_p: of the categorical sampler; None is off.
         num_steps: passes of the model, for orders that let one choose; None is the default.
+        choice_temperature: scale of the noise on the confidence, for orders that keep the most
+            confident tokens; None is the default.
+        refresh: of the order "halton": only every so many passes compute everything, and those
+            between reuse keys and values, which changes images; None is every pass.
         sampler: a registered name.
         more_smooth: of the categorical sampler; mixes codes, for next-scale models.
         rng: a registered kind of noise: "per_image", or "reference" for the stream of VAR's code.
+        passes: for orders that go over a token map again (refined_scale): for each map, how many
+            tokens are settled after each pass; None is one pass each.
         cache_dtype: "fp8" keeps keys and values in 8 bits, which changes images; None keeps them
             as they are (sampling/cache.py).
 
@@ -37,15 +48,20 @@ class Settings:
     guidance_scale: float | int = 1.0
     guidance_schedule: str | Schedule = "constant"
     temperature: float | int = 1.0
+    temperature_schedule: str | Schedule = "constant"
     top_k: int | None = None
     top_p: float | None = None
     num_steps: int | None = None
+    choice_temperature: float | int | None = None
+    refresh: int | None = None
     sampler: str = "categorical"
     more_smooth: bool = False
     rng: str = "per_image"
     cache_dtype: str | None = None
+    passes: Any = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "passes", read_passes(self.passes))
         self.guidance()
         self.make_sampler()
         NOISES[self.rng]
@@ -72,7 +88,16 @@ class Settings:
         """The sampler these settings ask for."""
         cls = SAMPLERS[self.sampler]
         options = vars(self).keys() & getattr(cls, "__dataclass_fields__", {}).keys()
-        return cls(**{name: getattr(self, name) for name in options})
+        values = {name: getattr(self, name) for name in options}
+        if SCHEDULE in values:
+            values[SCHEDULE] = make_schedule(values[SCHEDULE], TEMPERATURES)
+        return cls(**values)
+
+    @property
+    def order_options(self) -> dict[str, Any]:
+        """What is said of the order, as ``parts.make_order`` takes it."""
+        given = {name: getattr(self, name) for name in ORDER_SETTINGS}
+        return {name: value for name, value in given.items() if value is not None}
 
     def make_noise(self, seeds: Sequence[int], device: torch.device | str) -> Noise:
         """The random streams of a batch."""
@@ -81,8 +106,9 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """Plain values; a schedule becomes its name and options."""
         record = {f.name: getattr(self, f.name) for f in fields(self)}
-        if isinstance(self.guidance_schedule, Schedule):
-            record["guidance_schedule"] = schedule_record(self.guidance_schedule)
+        for name, registry in SCHEDULED.items():
+            if isinstance(record[name], Schedule):
+                record[name] = schedule_record(record[name], registry)
         return record
 
     @classmethod
@@ -94,8 +120,26 @@ class Settings:
         """
         changes = dict(record)
         try:
-            if isinstance(changes.get("guidance_schedule"), dict):
-                changes["guidance_schedule"] = make_schedule(changes["guidance_schedule"])
+            for name, registry in SCHEDULED.items():
+                if isinstance(changes.get(name), dict):
+                    changes[name] = make_schedule(changes[name], registry)
             return cls().updated(changes)
         except (KeyError, TypeError) as error:
             raise ValueError(f"cannot read the sampling settings: {error.args[0]}") from error
+
+
+def read_passes(passes: Any) -> tuple[tuple[int, ...], ...] | None:
+    """Token counts of passes as tuples, which can be compared and hashed; None as it is.
+
+    Raises:
+        ValueError: no list of lists of integers.
+    """
+    if passes is None:
+        return None
+    lists = isinstance(passes, list | tuple) and all(isinstance(p, list | tuple) for p in passes)
+    if not lists or not all(type(count) is int for counts in passes for count in counts):
+        raise ValueError(
+            f"got passes {passes}; expected for each token map a list of token counts, for example "
+            "[[1], [1, 3], [1, 1, 2, 5], [16]]"
+        )
+    return tuple(tuple(counts) for counts in passes)

@@ -76,6 +76,17 @@ NETWORKS = {
         quant_convs=False,
         black=0,
     ),
+    # markweberdev/maskbit@5ea3d73 modeling/modules/autoencoder.py
+    "maskbit": Network(
+        attention=False,
+        bias=False,
+        late_shortcut=True,
+        strided=True,
+        decoder_extra=0,
+        encoder_kernel=1,
+        quant_convs=False,
+        black=0,
+    ),
 }
 
 

@@ -86,8 +86,8 @@ def teacher(
 
 
 def masked_for(attention: Attention, order: Order, lesson: Lesson) -> Lesson:
-    """The lesson, with the order's mask in blocks for "flex"."""
-    if attention == "sdpa":
+    """The lesson, with the order's mask in blocks for "flex"; a mask of its own stays dense."""
+    if attention == "sdpa" or lesson.step.mask is not order.full_step().mask:
         return lesson
     return dataclasses.replace(lesson, step=dataclasses.replace(lesson.step, mask=order.block_mask))
 
@@ -158,7 +158,9 @@ def lesson_loss(
 
 
 def targets_counted(counts: Bool[Tensor, "b n"], slots: SlotTable) -> Int[Tensor, " maps"]:
-    """How many targets of each token map count."""
+    """How many targets of each token map count; of one map all, whatever their number."""
+    if slots.num_scales == 1:
+        return counts.sum()[None]
     return torch.stack([counts[:, slice(*slots.span(k))].sum() for k in range(slots.num_scales)])
 
 

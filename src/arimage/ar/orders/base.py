@@ -39,14 +39,18 @@ class Order(ABC):
 
     Class attributes: ``cached``, whether keys and values are kept; ``masks``, whether lessons mask
     tokens, so that not all targets count; ``free_steps``, whether the constructor takes
-    ``num_steps``; ``mixes``, whether the model reads the canvas, so that codes may be mixed;
-    ``given_first``, whether every token that is drawn sees all that are given, wherever they lie.
+    ``num_steps``; ``settings``, its other arguments that belong to sampling; ``mixes``, whether the
+    model reads the canvas, so that codes may be mixed; ``replaces``, whether token maps replace
+    each other in the canvas instead of adding up; ``given_first``, whether every token that is
+    drawn sees all that are given, wherever they lie.
     """
 
     cached: ClassVar[bool]
     masks: ClassVar[bool] = False
     free_steps: ClassVar[bool] = False
+    settings: ClassVar[tuple[str, ...]] = ()
     mixes: ClassVar[bool] = False
+    replaces: ClassVar[bool] = False
     given_first: ClassVar[bool] = False
 
     def __init__(self, fuser: Fuser, prefix_length: int, device: torch.device | str) -> None:
@@ -118,6 +122,10 @@ class Order(ABC):
         canvas = self.fuser.fuse(state.canvas, step.scale, step.slots, codes)
         chosen = state.ids.scatter(1, slots, ids)
         return dataclasses.replace(state, ids=chosen, canvas=canvas, step=state.step + 1)
+
+    def stream(self, noise: Noise, step: Step) -> Noise:
+        """The noise that the tokens of a step are drawn from."""
+        return noise
 
     def draws(self, step: Step) -> int:
         """Uniform numbers per image that ``commit`` takes of the noise."""

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from arimage.ar.base import Draw, Noise, Step
+from arimage.sampling.guidance import Schedule
 from arimage.sampling.samplers.argmax import Argmax
 from arimage.sampling.samplers.base import Sampler
+from arimage.sampling.temperature import SAME, Same
 from arimage.shapes import Float
 
 SMOOTH, SMOOTH_LEAST = 0.27, 0.005  # temperatures of more_smooth, models/var.py as below
@@ -24,6 +26,7 @@ class Categorical(Sampler):
         top_k: keeps the k largest logits and what ties with the k-th; None is off.
         top_p: keeps the smallest set of most probable tokens whose mass reaches p (nucleus,
             arXiv 1904.09751), after top_k, and what ties with its last; None is off.
+        temperature_schedule: what ``temperature`` becomes at each step (sampling/temperature.py).
         more_smooth: also mixes all codes that may be drawn, by a Gumbel softmax that sharpens from
             step to step (VAR's setting of that name; next-scale models only).
 
@@ -35,6 +38,7 @@ class Categorical(Sampler):
     top_k: int | None = None
     top_p: float | None = None
     more_smooth: bool = False
+    temperature_schedule: Schedule = SAME
 
     def __post_init__(self) -> None:
         temperature, k, p = self.temperature, self.top_k, self.top_p
@@ -51,8 +55,8 @@ class Categorical(Sampler):
         """As the class says."""
         if self.temperature == 0:
             return Argmax()(logits, step, noise)
-        probabilities = self.probabilities(logits)
-        ids = noise.choose(probabilities)
+        probabilities = self.probabilities(logits, self.at(step))
+        ids = noise.choose(probabilities, self.top_k)
         chosen = probabilities.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
         weights = gumbel_softmax(probabilities, step, noise) if self.more_smooth else None
         return Draw(ids, chosen.log(), weights)
@@ -63,10 +67,27 @@ class Categorical(Sampler):
             return 0
         return step.predicts * (1 + vocab_size if self.more_smooth else 1)
 
-    def probabilities(self, logits: Float[Tensor, "b n v"]) -> Float[Tensor, "b n v"]:
-        """The truncated and renormalised softmax that is drawn from."""
+    def at(self, step: Step) -> float | Tensor:
+        """The temperature of a step; a tensor where the step's index is one."""
+        asked, index, total = float(self.temperature), step.index, step.num_steps
+        if isinstance(self.temperature_schedule, Same):
+            return asked
+        if not isinstance(index, Tensor):
+            return self.temperature_schedule(asked, index, total)
+        table = [self.temperature_schedule(asked, i, total) for i in range(total)]
+        return torch.tensor(table, device=index.device)[index].clamp_min(SMALLEST)
+
+    def probabilities(
+        self, logits: Float[Tensor, "b n v"], temperature: float | Tensor | None = None
+    ) -> Float[Tensor, "b n v"]:
+        """The truncated and renormalised softmax that is drawn from, at the one temperature or at
+        that of a step.
+        """
+        temperature = self.temperature if temperature is None else temperature
         largest = logits.amax(-1, keepdim=True)
-        scaled = (logits - largest).float() / max(self.temperature, SMALLEST)
+        if not isinstance(temperature, Tensor):
+            temperature = max(temperature, SMALLEST)
+        scaled = (logits - largest).float() / temperature
         return truncate(scaled, self.top_k, self.top_p).softmax(-1)
 
 

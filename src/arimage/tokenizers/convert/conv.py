@@ -133,7 +133,7 @@ def layers(config: VQTokenizerConfig, names: Names) -> dict[str, str]:
     end = ["norm_out", "", "conv_out"]  # "" has no weights
     sides = {"encoder": [*encoder, *names.middle, *end], "decoder": [*decoder, *end]}
     return {
-        f"{side}.{name}": f"{side}.layers.{i}" + ".conv" * ("sample" in name)
+        f"{side}.{name}": f"{side}.layers.{i}" + ".conv" * name.endswith((names.down, names.up))
         for side, found in sides.items()
         for i, name in enumerate(found)
     }

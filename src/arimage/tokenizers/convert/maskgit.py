@@ -11,5 +11,9 @@ class MaskGITTokenizerLayout(SingleScaleLayout):
 
     name = "MaskGIT tokenizer"
     network = "maskgit"
-    anchors = (*SingleScaleLayout.anchors, "decoder.up.1.upsample_conv.weight")
+    anchors = (
+        *SingleScaleLayout.anchors,
+        "decoder.up.1.upsample_conv.weight",
+        "decoder.mid.0.conv1.weight",
+    )
     names = Names(up="upsample_conv", middle=("mid.0", "mid.1"))
