@@ -65,32 +65,55 @@ TINY_TOKENIZERS = {
         **{"decoder_width": 24, "decoder_layers": 1, "decoder_heads": 3},
     },
 }
-# fields of the networks besides "ldm"
-TINY_NETWORKS = {name: {"latent_channels": 6} for name in ("maskgit", "maskbit")}
+TINY_NETWORKS = {
+    name: {"latent_channels": 6} for name in ("maskgit", "maskbit")
+}  # fields of the networks besides "ldm"
 
+SMALL = {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48}
 ODD = {"grid": (3, 5), "depth": 1, "num_heads": 2}
 TEXT = {"text_tokens": 7, "text_width": 10}
 # of grids; it fits the tokenizer
 FIRST = {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48}
-SECOND = {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2}
-THIRD = {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1}
 SCALED = {"scales": (1, 2, 4), "vocab_size": 32, "code_dim": 6, "depth": 2, "width": 32}
+SIZES = (
+    FIRST,
+    {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
+    {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
+)
 TINY_MODELS = {
-    "llama": TinyModel("vq", (FIRST, SECOND, THIRD)),
-    "llama_text": TinyModel("vq", tuple({**size, **TEXT} for size in (FIRST, SECOND, THIRD))),
+    "llama": TinyModel("vq", SIZES),
+    "llama_text": TinyModel(
+        "vq",
+        (
+            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48, **TEXT},
+            {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2, **TEXT},
+            {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1, **TEXT},
+        ),
+    ),
     "rar": TinyModel(
         "vq",
         (
             FIRST,
             {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 27, "num_heads": 3},
-            THIRD,
+            {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
         ),
     ),
     "par": TinyModel(
         "vq",
-        (FIRST, {**SECOND, "grid": (2, 6)}, {**THIRD, "grid": (3, 6), "regions": 9}),
+        (
+            FIRST,
+            {"grid": (2, 6), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
+            {
+                "grid": (3, 6),
+                "vocab_size": 9,
+                "depth": 4,
+                "width": 8,
+                "num_heads": 1,
+                "regions": 9,
+            },
+        ),
     ),
-    "randar": TinyModel("vq", (FIRST, SECOND, THIRD)),
+    "randar": TinyModel("vq", SIZES),
     "arpg": TinyModel(
         "vq",
         (FIRST, {"grid": (3, 5), "vocab_size": 17, "depth": 4, "width": 24, "num_heads": 2}),
@@ -103,8 +126,8 @@ TINY_MODELS = {
     "m_var": TinyModel(
         "multiscale_vq", (SCALED, {**SCALED, "depth": 1, "width": 64, "qk_norm": False})
     ),
-    "halton": TinyModel("vq", (FIRST, {**ODD, "vocab_size": 17, "width": 23})),
-    "maskbit": TinyModel("vq", ({**FIRST, "splits": 5}, {**ODD, "vocab_size": 64, "width": 24})),
+    "halton": TinyModel("vq", (SMALL, {**ODD, "vocab_size": 17, "width": 23})),
+    "maskbit": TinyModel("vq", ({**SMALL, "splits": 5}, {**ODD, "vocab_size": 64, "width": 24})),
     "var": TinyModel(
         "multiscale_vq",
         (
@@ -181,6 +204,7 @@ TINY_SCHEDULES = {
     "linear_by_map": [({}, [1, 1.5, 2, 2.5, 3]), ({"steps": 2, "cells": 256}, [1, 2, 3, 4, 5])],
     "linear_per_token": [({}, [1, 1.4, 1.8, 2.2, 2.6])],
     "interval": [({"first": 1, "last": 3}, [1, 3, 3, 3, 1]), ({"first": 4}, [1, 1, 1, 1, 3])],
+    "per_step": [({"shares": [0, 0.5, 1.5, 0.25, 0]}, [1, 2, 4, 1.5, 1])],
 }
 
 
