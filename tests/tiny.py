@@ -82,14 +82,7 @@ SIZES = (
 )
 TINY_MODELS = {
     "llama": TinyModel("vq", SIZES),
-    "llama_text": TinyModel(
-        "vq",
-        (
-            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48, **TEXT},
-            {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2, **TEXT},
-            {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1, **TEXT},
-        ),
-    ),
+    "llama_text": TinyModel("vq", tuple({**size, **TEXT} for size in SIZES)),
     "rar": TinyModel(
         "vq",
         (
@@ -100,18 +93,7 @@ TINY_MODELS = {
     ),
     "par": TinyModel(
         "vq",
-        (
-            FIRST,
-            {"grid": (2, 6), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
-            {
-                "grid": (3, 6),
-                "vocab_size": 9,
-                "depth": 4,
-                "width": 8,
-                "num_heads": 1,
-                "regions": 9,
-            },
-        ),
+        (FIRST, {**SIZES[1], "grid": (2, 6)}, {**SIZES[2], "grid": (3, 6), "regions": 9}),
     ),
     "randar": TinyModel("vq", SIZES),
     "arpg": TinyModel(

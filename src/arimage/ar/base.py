@@ -193,8 +193,7 @@ class Noise(Protocol):
         """One exact draw from each row of probabilities, of which the ``kept`` largest are left."""
 
     def gumbel(self, count: int, inverse: bool = False) -> Float[Tensor, "b n"]:
-        """``count`` standard Gumbel numbers per image; ``inverse``: published code inverts uniform
-        numbers."""
+        """``count`` standard Gumbel numbers per image; ``inverse``: as published masked models."""
 
     def permutations(self, count: int, shared: bool = False) -> Int[Tensor, "b n"]:
         """A random permutation of 0..count-1 for each image; ``shared``: where images share a
