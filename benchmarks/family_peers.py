@@ -1,4 +1,4 @@
-"""The own code of systems, at the common size of family.py: an entry makes a call over a checkout."""
+"""The own code of systems at the common size of family.py; an entry makes a call of a checkout."""
 
 import sys
 from collections.abc import Callable

@@ -59,6 +59,11 @@ TINY_TOKENIZERS = {
     "vq": CONVOLUTIONS,
     "multiscale_vq": {**CONVOLUTIONS, "scales": (1, 2, 4), "num_phi": 2},
     "flexible_vq": {**CONVOLUTIONS, "scales": (1, 2, 4)},
+    "titok": {
+        **{"image_size": 16, "downsample_factor": 4, "num_tokens": 12},
+        **{"encoder_width": 16, "encoder_layers": 2, "encoder_heads": 2},
+        **{"decoder_width": 24, "decoder_layers": 1, "decoder_heads": 3},
+    },
 }
 TINY_NETWORKS = {
     name: {"latent_channels": 6} for name in ("maskgit", "maskbit")

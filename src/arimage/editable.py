@@ -86,8 +86,9 @@ class Editable:
 
         Raises:
             ValueError: an array of another size, a mask of another shape than its image or with
-                grey values, another number of masks than images. TypeError, FileNotFoundError.
+                grey values, not one mask per image, tokens on a line. TypeError, FileNotFoundError.
         """
+        self.tokenizer.check_placed()
         pixels, sizes = native_pixels(images, self.image_size)
         draws = read_masks(masks, sizes)
         size = self.plan() if batch_size is None else check_batch_size(batch_size)

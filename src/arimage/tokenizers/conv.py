@@ -179,7 +179,7 @@ class Stack(nn.Module):
         self.gradient_checkpointing = False
         self._gradient_checkpointing_func: Callable[..., Tensor] = checkpoint
 
-    def run(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
+    def run(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """All layers."""
         if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
             return self.layers(x)

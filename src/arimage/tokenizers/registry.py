@@ -17,6 +17,7 @@ TOKENIZERS: Registry[type[ImageTokenizer]] = Registry(
         "vq": "arimage.tokenizers.vq:VQTokenizer",
         "multiscale_vq": "arimage.tokenizers.multiscale_vq:MultiScaleVQTokenizer",
         "flexible_vq": "arimage.tokenizers.flexible_vq:FlexibleVQTokenizer",
+        "titok": "arimage.tokenizers.titok:TiTokTokenizer",
     },
 )
 
@@ -46,5 +47,6 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "maskgit": "arimage.tokenizers.convert.maskgit:MaskGITTokenizerLayout",
         "maskbit": "arimage.tokenizers.convert.maskbit:MaskBitTokenizerLayout",
         "taming": "arimage.tokenizers.convert.taming:TamingTokenizerLayout",
+        "titok": "arimage.tokenizers.convert.titok:TiTokTokenizerLayout",
     },
 )
