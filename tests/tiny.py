@@ -75,15 +75,13 @@ TEXT = {"text_tokens": 7, "text_width": 10}
 # of grids; it fits the tokenizer
 FIRST = {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48}
 SCALED = {"scales": (1, 2, 4), "vocab_size": 32, "code_dim": 6, "depth": 2, "width": 32}
+SIZES = (
+    FIRST,
+    {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
+    {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
+)
 TINY_MODELS = {
-    "llama": TinyModel(
-        "vq",
-        (
-            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
-            {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
-            {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
-        ),
-    ),
+    "llama": TinyModel("vq", SIZES),
     "llama_text": TinyModel(
         "vq",
         (
@@ -95,7 +93,7 @@ TINY_MODELS = {
     "rar": TinyModel(
         "vq",
         (
-            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
+            FIRST,
             {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 27, "num_heads": 3},
             {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
         ),
@@ -103,7 +101,7 @@ TINY_MODELS = {
     "par": TinyModel(
         "vq",
         (
-            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
+            FIRST,
             {"grid": (2, 6), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
             {
                 "grid": (3, 6),
@@ -115,14 +113,7 @@ TINY_MODELS = {
             },
         ),
     ),
-    "randar": TinyModel(
-        "vq",
-        (
-            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
-            {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
-            {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
-        ),
-    ),
+    "randar": TinyModel("vq", SIZES),
     "arpg": TinyModel(
         "vq",
         (FIRST, {"grid": (3, 5), "vocab_size": 17, "depth": 4, "width": 24, "num_heads": 2}),
@@ -213,6 +204,7 @@ TINY_SCHEDULES = {
     "linear_by_map": [({}, [1, 1.5, 2, 2.5, 3]), ({"steps": 2, "cells": 256}, [1, 2, 3, 4, 5])],
     "linear_per_token": [({}, [1, 1.4, 1.8, 2.2, 2.6])],
     "interval": [({"first": 1, "last": 3}, [1, 3, 3, 3, 1]), ({"first": 4}, [1, 1, 1, 1, 3])],
+    "per_step": [({"shares": [0, 0.5, 1.5, 0.25, 0]}, [1, 2, 4, 1.5, 1])],
 }
 
 

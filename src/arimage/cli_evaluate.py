@@ -74,9 +74,11 @@ def run_job(job: Any, out: Path | None, texts: list[str], processes: int) -> Non
                 f"got a sweep, --out {out} and {processes} processes; a sweep needs a folder for "
                 "its reports and plot, and runs in one process"
             )
-        for settings, report in run_sweep(job, texts, out):
-            scores = ", ".join(f"{name} {report[name].value:.5g}" for name in report)
-            typer.echo(f"{settings}: {scores}")
+        from arimage.eval.sweep import records
+
+        for point in records(run_sweep(job, texts, out)):
+            scores = ", ".join(f"{name} {value:.5g}" for name, value in point["scores"].items())
+            typer.echo(f"{point['settings']}: {scores}{' (front)' * point.get('front', False)}")
         typer.echo(f"sweep: {out}/sweep.json, sweep.png")
         return
     show(run_in_processes(job, processes), out)

@@ -206,7 +206,7 @@ class Generation:
             about["protocol"] = wanted.asked["protocol"]
         self.files = FILES[files](out, wanted.info, wanted.image_size, about)
         self.record: dict[str, Any] = {
-            "model": vars(origin) | {"weights": weights_of(generator)},
+            "model": vars(origin) | {"weights": weights_of(generator, sampling)},
             "dtype": str(generator.transformer.dtype).removeprefix("torch."),
             "device": generator.device.type,
             "count": len(wanted.info),

@@ -11,8 +11,9 @@ from arimage import __version__
 from arimage.ar.base import Backbone
 from arimage.ar.orders.base import Order
 from arimage.ar.registry import ORDERS
-from arimage.convert import INDEX
+from arimage.convert import INDEX, locate
 from arimage.files import new_files, read_json, write_json
+from arimage.hub import Access
 from arimage.pretrained import ArimageModel
 from arimage.registry import unknown_name
 from arimage.tokenizers.base import ImageTokenizer
@@ -180,6 +181,23 @@ class Resizable:
                 "scales that end with a square, or known tokens instead of images"
             )
         return height * self.tokenizer.config.downsample_factor
+
+
+def find_folder(
+    name: str | Path, variant: str | None, tokenizer: str | Path | None, access: Access
+) -> Path:
+    """The folder of a generator: there already, or made of published files.
+
+    Raises:
+        FileNotFoundError: nothing of that name, or a folder without a generator. The rest as
+            ``convert.locate``.
+    """
+    folder = locate(name, variant, tokenizer, access)
+    if not (folder / INDEX).is_file():
+        raise FileNotFoundError(
+            f"no {INDEX} in {folder}; give a folder made by ImageGenerator.save_pretrained"
+        )
+    return folder
 
 
 def own_tokenizer(path: str | Path | None, dtype: torch.dtype) -> ImageTokenizer | None:

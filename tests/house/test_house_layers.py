@@ -59,7 +59,10 @@ ROOMS = {  # what each part may import besides itself and the leaves
     "generator": {"tokenizers", "ar", "sampling", "convert", "parts", "generated", "editable"},
     "generation": {"ar.base", "eval", "generated", "generation_files", "generator", "sampling"},
     "generation_files": {"eval.arrays"},
-    "generated": {"eval.protocols", "eval.sources", "generator", "sampling"},
+    "generated": {"eval.protocols", "eval.sources", "generator", "rejection", "sampling"},
+    "rejection": {
+        *("eval.base", "eval.protocols", "eval.sources", "generated", "generator", "sampling"),
+    },
     "evaluation": {"convert", "eval", "generator"},
     "evaluation_tokenizer": {"eval", "tokenizers"},
     "auto": {"tokenizers", "ar"},

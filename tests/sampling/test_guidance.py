@@ -24,6 +24,7 @@ from arimage.sampling.guidance import (
 )
 from arimage.sampling.loop import Branch, generate, times
 from arimage.sampling.noise import PerImageNoise
+from arimage.sampling.per_step import PerStep
 from arimage.sampling.registry import SCHEDULES
 from arimage.sampling.samplers.categorical import Categorical
 
@@ -107,6 +108,57 @@ def test_an_interval_includes_both_ends():
     assert Guidance(2.0, Interval(3)).last_active(6) == 5
 
 
+def test_an_interval_without_a_step_is_told():
+    for first, last in ((-1, None), (3, 2)):
+        with pytest.raises(ValueError) as caught:
+            Interval(first, last)
+        assert f"from step {first} to {last}; expected 0 <= first <= last" in sentence(caught)
+    with pytest.raises(ValueError) as caught:
+        Guidance(2.0, Interval(6)).last_active(6)
+    assert "from step 6 and 6 steps, which are counted from 0" in sentence(caught)
+
+
+def test_a_schedule_is_read_from_a_text():
+    assert make_schedule("interval first=1 last=2") == Interval(1, 2)
+    assert make_schedule("interval first=1 last=none") == Interval(1)
+    assert make_schedule("per_step shares=[0,0.5,1]") == PerStep([0, 0.5, 1])
+    for text in ("interval first", "interval first=one", "interval first = 1"):
+        with pytest.raises(ValueError) as caught:
+            make_schedule(text)
+        assert "write options as name=value without spaces" in sentence(caught)
+
+
+def test_a_share_of_guidance_for_each_step():
+    guidance = Guidance(3.0, PerStep([0, 0.5, 1, 0]))
+    assert [guidance.at(i, 4) for i in range(4)] == [1, 2, 3, 1]
+    assert guidance.last_active(4) == 2
+    ramp = PerStep([k / 9 for k in range(10)])
+    for k in range(10):  # VAR's ramp, written out
+        assert Guidance(2.5, ramp).at(k, 10) == pytest.approx(Guidance(2.5, Linear()).at(k, 10))
+
+
+def test_a_share_of_guidance_for_each_token_map_that_takes_several_steps():
+    guidance = Guidance(3.0, PerStep([0, 0.5, 1])).fitted([0, 1, 1, 2, 2, 2])
+    assert [guidance.at(i, 6) for i in range(6)] == [1, 2, 2, 3, 3, 3]
+    assert Guidance(3.0, PerStep([0, 1])).fitted([0, 0]).at(1, 2) == 3  # steps of one map
+
+
+@pytest.mark.parametrize("shares", [[], [1, -0.5], [math.nan]])
+def test_shares_out_of_range_are_told(shares):
+    with pytest.raises(ValueError) as caught:
+        PerStep(shares)
+    assert "of guidance; expected numbers >= 0, one for each step" in sentence(caught)
+
+
+def test_a_list_longer_than_the_steps_is_told():
+    model = make_model("var", "next_scale")  # of 3 token maps
+    for shares in ([1] * 4, [1] * 2):
+        guidance = Guidance(2.0, PerStep(shares))
+        with pytest.raises(ValueError) as caught:
+            Branch.of(model, make_order(model), torch.arange(2), guidance)
+        assert f"got {len(shares)} shares of guidance for 3 steps" in sentence(caught)
+
+
 @pytest.mark.parametrize("scale", [-0.5, math.nan, math.inf])
 def test_a_scale_out_of_range_is_told(scale):
     with pytest.raises(ValueError) as caught:
@@ -120,7 +172,7 @@ def test_what_is_not_a_schedule_is_told():
     assert "unknown guidance schedule 'linaer'. Did you mean 'linear'" in sentence(caught)
     with pytest.raises(KeyError) as caught:
         make_schedule({"name": "power_cosine", "powr": 2.0})
-    assert "unknown option of the schedule 'power_cosine' 'powr'. Did you" in sentence(caught)
+    assert "unknown option of the guidance schedule 'power_cosine' 'powr'" in sentence(caught)
     with pytest.raises(ValueError) as caught:
         PowerCosine(0.0)
     assert "got power 0.0; expected a number above 0" in sentence(caught)

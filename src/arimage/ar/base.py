@@ -285,6 +285,7 @@ class Backbone(Quantizable, ArimageModel):
     takes_text: ClassVar[bool] = False
     unused_draws: ClassVar[int] = 0  # uniform numbers per image, before the first token
     draws_apart: ClassVar[bool] = False  # published code draws the tokens of a step one by one
+    keeps_tables: bool = True  # whether ``prepare`` makes tables for all steps (sampling/cads.py)
     config: BackboneConfig
 
     @property

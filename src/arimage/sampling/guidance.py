@@ -9,7 +9,7 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from arimage.ar.base import Step
-from arimage.registry import Registry, unknown_name
+from arimage.registry import Registry
+from arimage.sampling.named import make_named, record_of
 from arimage.sampling.registry import SCHEDULES
 
 
@@ -27,6 +28,10 @@ class Schedule(ABC):
     @abstractmethod
     def __call__(self, scale: float, index: int, num_steps: int) -> float:
         """s at step ``index`` of ``num_steps`` when the user asked for ``scale``."""
+
+    def fitted(self, maps: Sequence[int]) -> "Schedule":
+        """The same for steps that predict these token maps; ValueError where it cannot be."""
+        return self
 
 
 class TokenSchedule(Schedule):
@@ -88,14 +93,30 @@ class PowerCosine(Schedule):
 class Interval(Schedule):
     """s = scale at steps first..last, both included, and 1 elsewhere (arXiv 2404.07724).
 
-    LlamaGen's ``cfg_interval = i`` is first 0, last i + 1; last None means to the end.
+    LlamaGen's ``cfg_interval = i`` is first 0, last i + 1; last None means to the end, and so does
+    a last step behind it.
+
+    Raises:
+        ValueError: an interval without a step; one behind the last step, when it is asked.
     """
 
     first: int = 0
     last: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.first < 0 or (self.last is not None and self.last < self.first):
+            raise ValueError(
+                f"got an interval of guidance from step {self.first} to {self.last}; expected 0 <= "
+                "first <= last, or last None for the end"
+            )
+
     def __call__(self, scale: float, index: int, num_steps: int) -> float:
         """As the class says."""
+        if self.first >= num_steps:
+            raise ValueError(
+                f"got an interval of guidance from step {self.first} and {num_steps} steps, which "
+                "are counted from 0; begin it earlier"
+            )
         last = num_steps - 1 if self.last is None else self.last
         return scale if self.first <= index <= last else 1.0
 
@@ -218,8 +239,12 @@ class Guidance:
             return self
         return dataclasses.replace(self, ends=(0, *accumulate(sizes)))
 
+    def fitted(self, maps: Sequence[int]) -> "Guidance":
+        """The same for steps that predict these token maps."""
+        return dataclasses.replace(self, schedule=self.schedule.fitted(maps))
+
     def of(self, steps: Sequence[Step], cached: bool) -> "Guidance":
-        """The same for the steps of an order; ``cached``, whether it keeps keys and values."""
+        """The same for the steps of an order; ``cached``, whether later ones read what is kept."""
         maps = [step.scale for step in steps]
         passes: list[Pass] = []
         if maps[-1]:
@@ -228,7 +253,7 @@ class Guidance:
                 Pass(step.scale, maps[-1] + 1, step.predicts, first)
                 for step, first in zip(steps, firsts, strict=True)
             ]
-        return dataclasses.replace(self, passes=tuple(passes), kept=cached)
+        return dataclasses.replace(self.fitted(maps), passes=tuple(passes), kept=cached)
 
     def at(self, index: int, num_steps: int) -> float | Tensor:
         """s at a step: one number, or float64 (tokens, 1)."""
@@ -267,21 +292,13 @@ def scale_table(guidance: Guidance, num_steps: int) -> Tensor:
 def make_schedule(
     schedule: str | dict[str, Any] | Schedule, registry: Registry[type[Schedule]] = SCHEDULES
 ) -> Schedule:
-    """A schedule by registered name, by a record of name and options, or as it is.
+    """A schedule by registered name, with options or without, by a record, or as it is.
 
     Raises:
         KeyError: an unknown name or option, with the nearest known ones.
+        ValueError: a text that cannot be read, or an option out of range.
     """
-    if isinstance(schedule, Schedule):
-        return schedule
-    options = {"name": schedule} if isinstance(schedule, str) else dict(schedule)
-    name = str(options.pop("name", ""))
-    cls = registry[name]
-    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-    for option in options:
-        if option not in known:
-            raise KeyError(unknown_name(f"option of the schedule {name!r}", option, known))
-    return cls(**options)
+    return make_named(registry, Schedule, schedule)
 
 
 def schedule_record(
@@ -292,10 +309,4 @@ def schedule_record(
     Raises:
         ValueError: a schedule that is not registered.
     """
-    for name in registry:
-        if registry[name] is type(schedule):
-            return {"name": name, **asdict(schedule)}  # type: ignore[call-overload]
-    raise ValueError(
-        f"{type(schedule).__name__} is not a registered {registry.kind}; add it to "
-        "sampling/registry.py, so that its settings can be saved"
-    )
+    return record_of(registry, schedule)

@@ -32,6 +32,7 @@ class Branch:
         kept_as: of keys and values, ``Settings.cache_dtype``.
         first, last: its logits count from step ``first`` on, to the one before ``last`` (None: to
             the end). Before, it is run for what it remembers; after, not at all.
+        weight: of its guided logits in the sum over branches, a number or (); None is 1.
     """
 
     model: Backbone
@@ -41,6 +42,7 @@ class Branch:
     kept_as: str | None = None
     first: int = 0
     last: int | None = None
+    weight: Any = None
 
     @classmethod
     def of(
@@ -63,7 +65,8 @@ class Branch:
         model.pack()
         steps = [order.step(i) for i in range(order.num_steps)]
         guidance = guidance.over([step.predicts for step in steps], order.num_slots)
-        guidance = guidance.of(steps, order.cached)
+        remembers = order.cached or model.new_cache(1, torch.device("meta")) is not None
+        guidance = guidance.of(steps, remembers)
         if guidance.last_active(order.num_steps) >= 0:
             condition = model.with_null(condition)
         context = model.prepare(condition)
@@ -92,8 +95,9 @@ class Branch:
         return index < self.first and self.cache is not None
 
     def logits(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "b n v"]:
-        """Guided float32 logits (b, n, vocab) of one step."""
-        return self.model.head(self.hidden(inputs, step, batch)).float()
+        """Guided float32 logits (b, n, vocab) of one step, by their weight."""
+        logits = self.model.head(self.hidden(inputs, step, batch)).float()
+        return logits if self.weight is None else logits * self.weight
 
     def hidden(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "b n width"]:
         """What the head sees; the head is affine, so mixing before it halves its work."""
@@ -133,7 +137,8 @@ def generate(
     """Yields the state after each step; previews and editing come for free.
 
     Args:
-        branches: models whose guided logits are added where several speak (one, as a rule).
+        branches: models whose guided logits are added, each by its weight, where several speak
+            (one, as a rule); the first says how published code draws.
         order: owns the state.
         sampler: logits to ids.
         noise: random draws, one stream per image.

@@ -19,6 +19,7 @@ from arimage.shapes import Float, Int
 MAX_SEED = 2**63
 BLOCK = 256  # numbers of each image drawn ahead: one call per image and token would cost more
 DRAWS = 2**192  # where in an image's stream its label is drawn: no image gets there by sampling
+NORMALS, APART = 2**193, 2**64  # where normal numbers begin, and how far those of two steps are
 Seeds = Sequence[int] | int | None
 
 
@@ -58,6 +59,16 @@ class PerImageNoise:
         """
         streams = (np.random.Philox(key=seed, counter=DRAWS) for seed in self._seeds)
         return [int(np.random.Generator(stream).integers(num_classes)) for stream in streams]
+
+    def normal(self, count: int, index: int) -> Float[Tensor, "b n"]:
+        """``count`` standard normal numbers per image, float64, others for each ``index``.
+
+        From a far part of its stream: the draws of the image itself do not change.
+        """
+        place = NORMALS + index * APART
+        streams = (np.random.Philox(key=seed, counter=place) for seed in self._seeds)
+        rows = [np.random.Generator(stream).standard_normal(count) for stream in streams]
+        return torch.from_numpy(np.stack(rows)).to(self.device)
 
     def gumbel(self, count: int, inverse: bool = False) -> Float[Tensor, "b n"]:
         """``count`` standard Gumbel numbers per image, float64; always from uniform numbers."""

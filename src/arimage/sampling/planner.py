@@ -16,6 +16,7 @@ from arimage.ar.base import Backbone
 from arimage.ar.orders.base import Order
 from arimage.sampling.cache import CACHE_DTYPES, cache_dtype
 from arimage.sampling.guidance import Guidance
+from arimage.sampling.settings import Settings
 
 LARGEST_BATCH = 256  # more does not make a step faster, and results would arrive late
 GIB = 2**30
@@ -40,8 +41,9 @@ def image_bytes(
         kept_as: ``Settings.cache_dtype``.
     """
     size, shape = model.dtype.itemsize, model.cache_shape
-    rows = 2 if guidance.last_active(order.num_steps) >= 0 else 1
     steps = [order.step(i) for i in range(order.num_steps)]
+    guidance = guidance.fitted([step.scale for step in steps])
+    rows = 2 if guidance.last_active(order.num_steps) >= 0 else 1
     read = cache_dtype(model.dtype, model.device, order).itemsize
     layer = 2 * shape.heads * shape.head_dim * order.length  # values
     cache = shape.layers * layer * read
@@ -59,6 +61,25 @@ def image_bytes(
 def held_bytes(cache: Any) -> int:
     """Bytes of a cache's tensors."""
     return sum(getattr(cache, field.name).nbytes for field in dataclasses.fields(cache))
+
+
+def planned(
+    main: Any, guide: Any, settings: Settings, memory_budget: float | int | None = None
+) -> int:
+    """How many images of a generator, and of its guide if there is one, fit at once.
+
+    ``memory_budget``: as ``budget_bytes``.
+    """
+    how = main.order(**settings.order_options), settings.guidance(), 0, settings.cache_dtype
+    models = list(main.transformers)
+    one = main.tokenizer.bytes_per_image + sum(image_bytes(model, *how) for model in models)
+    if guide is not None:
+        models.append(guide.transformer)
+        one += image_bytes(guide.transformer, how[0], Guidance(), *how[2:])
+    tables = [model.table_bytes for model in models]
+    table, most = map(sum, zip(*tables, strict=True))
+    budget = budget_bytes(memory_budget, main.device, main.held_bytes)
+    return fitting_batch(one, budget, table, most)
 
 
 def budget_bytes(memory_budget: float | int | None, device: torch.device, held: int = 0) -> int:
