@@ -116,7 +116,7 @@ def test_a_model_that_takes_no_tokens_of_the_digits_is_named(tmp_path, monkeypat
         raise ValueError("tokens on a line")
 
     monkeypatch.setattr(compare, "build_transformer", refuse)
-    tokenizers = dict.fromkeys(("digits-var", "digits-llamagen"))
+    tokenizers = family.digit_tokenizers()
     chosen, left = comparison(tmp_path, only=("var",)).contestants(tokenizers)
     assert not chosen
     assert left == {
