@@ -143,6 +143,7 @@ def test_a_sweep_goes_on_where_it_was_killed(tmp_path, tiny, monkeypatch):
         return real(self, labels, seeds)
 
     monkeypatch.setattr(GeneratedImages, "_pixels", counted)
+    monkeypatch.setattr("arimage.eval.runner._gallery", lambda *parts: None)  # made every time
     words = ("evaluate", "digits-var", "--sweep", "top_k=4,none", "--metrics", "accuracy")
     words += ("--protocol", tiny, "--batch-size", 20, "--out", tmp_path)
     with pytest.raises(RuntimeError, match="killed"):

@@ -135,13 +135,18 @@ def anneal(branch: Branch, labels: Any, annealing: Annealing, noise: Any) -> Ann
     """``branch`` under the annealed condition of its class labels, int64 (b,).
 
     Raises:
-        ValueError: a model without a class embedding.
+        ValueError: a model without a class embedding, or with a state of its own.
     """
     table = getattr(branch.model, "class_embedding", None)
     if not isinstance(table, nn.Embedding):
         raise ValueError(
             f"annealing puts noise on the class embedding and {type(branch.model).__name__} has "
             "none; leave annealing out"
+        )
+    if branch.model.new_cache(1, torch.device("meta")) is not None:
+        raise ValueError(
+            f"annealing writes the rows of the first step anew and {type(branch.model).__name__} "
+            "keeps a state without rows; leave annealing out"
         )
     fields = {f.name: getattr(branch, f.name) for f in dataclasses.fields(branch)}
     with torch.no_grad():
