@@ -38,6 +38,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "randar": {"guidance_schedule": "linear_before"},
     "halton": {},
     "maskbit": {"guidance_schedule": {"name": "power_cosine", "power": 3.0}},
+    "titok": {"sampler": "annealed", "guidance_schedule": "linear_before"},
 }
 
 
@@ -125,11 +126,25 @@ def maskbit_peer(path: str, labels: torch.Tensor) -> Call:
     return lambda: sample(model, pixels, len(labels), labels, **options)
 
 
+def titok_peer(path: str, labels: torch.Tensor) -> Call:
+    """bytedance/1d-tokenizer@942a96f: ``generate`` of its own BERT."""
+    sys.path.insert(0, path)
+    from modeling.maskgit import ImageBert
+
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS}
+    sizes |= {"intermediate_size": HIDDEN, "image_seq_len": SIDE * SIDE, "dropout": 0.0}
+    generator = {**sizes, "attn_drop": 0.0, "condition_num_classes": 1000}
+    config = {"model": {"vq_model": {"codebook_size": VOCAB}, "generator": generator}}
+    model = ImageBert(config).eval()
+    return lambda: model.generate(labels.clone(), SCALE - 1, "linear", num_sample_steps=8)
+
+
 PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {
     "par": par_peer,
     "randar": randar_peer,
     "halton": halton_peer,
     "maskbit": maskbit_peer,
+    "titok": titok_peer,
 }
 
 

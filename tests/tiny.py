@@ -69,16 +69,15 @@ TINY_NETWORKS = {
 
 SMALL = {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48}
 ODD = {"grid": (3, 5), "depth": 1, "num_heads": 2}
+GRIDS = (
+    SMALL,
+    {**ODD, "vocab_size": 17, "width": 24},
+    {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
+)
+LINE = {**SMALL, "grid": (1, 12), "width": 16}
 TEXT = {"text_tokens": 7, "text_width": 10}
 TINY_MODELS = {
-    "llama": TinyModel(
-        "vq",
-        (
-            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
-            {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
-            {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
-        ),
-    ),
+    "llama": TinyModel("vq", GRIDS),
     "llama_text": TinyModel(
         "vq",
         (
@@ -110,15 +109,10 @@ TINY_MODELS = {
             },
         ),
     ),
-    "randar": TinyModel(
-        "vq",
-        (
-            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
-            {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
-            {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
-        ),
-    ),
+    "randar": TinyModel("vq", GRIDS),
     "halton": TinyModel("vq", (SMALL, {**ODD, "vocab_size": 17, "width": 23})),
+    "titok": TinyModel("titok", (LINE, GRIDS[1])),
+    "titok_uvit": TinyModel("titok", ({**LINE, "depth": 3}, GRIDS[1])),
     "maskbit": TinyModel("vq", ({**SMALL, "splits": 5}, {**ODD, "vocab_size": 64, "width": 24})),
     "var": TinyModel(
         "multiscale_vq",
@@ -182,6 +176,7 @@ TINY_SAMPLERS = {
         )
     ],
     "argmax": [({}, partial(softmax64, temperature=0))],
+    "annealed": [({"choice_temperature": 0}, partial(softmax64, temperature=0))],
 }
 
 # Options of a schedule, and s at each of 5 steps when the user asks for 3.

@@ -9,6 +9,7 @@ from arimage.registry import unknown_name
 from arimage.zoo_llamagen import BY_FIXTURES, LLAMAGEN
 from arimage.zoo_masked import MASKED
 from arimage.zoo_orders import ORDERED
+from arimage.zoo_titok import TITOK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +221,7 @@ def _rar(size: str) -> Preset:
     )
 
 
-_ORDERED = (Preset(**row) for row in (*ORDERED, *MASKED))
+_ORDERED = (Preset(**row) for row in (*ORDERED, *MASKED, *TITOK))
 PRESETS: dict[str, Preset] = {
     preset.name: preset for preset in (*_PRESETS, *_HUB_PRESETS, *map(_rar, _RAR_SIZES), *_ORDERED)
 }

@@ -274,6 +274,7 @@ class Backbone(Quantizable, ArimageModel):
     prefix_length: ClassVar[int] = 1
     takes_text: ClassVar[bool] = False
     unused_draws: ClassVar[int] = 0  # uniform numbers per image, before the first token
+    pass_draws: ClassVar[int] = 0  # the same, at each pass, with a class and without one
     draws_apart: ClassVar[bool] = False  # published code draws the tokens of a step one by one
     config: BackboneConfig
 

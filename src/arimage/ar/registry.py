@@ -22,6 +22,8 @@ MODELS: Registry[type[Backbone]] = Registry(
         "randar": "arimage.ar.randar:RandARModel",
         "halton": "arimage.ar.halton:HaltonModel",
         "maskbit": "arimage.ar.maskbit:MaskBitModel",
+        "titok": "arimage.ar.titok:TiTokModel",
+        "titok_uvit": "arimage.ar.titok:TiTokUViTModel",
     },
 )
 
@@ -50,5 +52,7 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "randar": "arimage.ar.convert.randar:RandARLayout",
         "halton": "arimage.ar.convert.halton:HaltonLayout",
         "maskbit": "arimage.ar.convert.maskbit:MaskBitLayout",
+        "titok": "arimage.ar.convert.titok:TiTokLayout",
+        "titok_uvit": "arimage.ar.convert.titok:TiTokUViTLayout",
     },
 )

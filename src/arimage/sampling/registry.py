@@ -17,6 +17,7 @@ SAMPLERS: Registry[type[Sampler]] = Registry(
     {
         "categorical": "arimage.sampling.samplers.categorical:Categorical",
         "argmax": "arimage.sampling.samplers.argmax:Argmax",
+        "annealed": "arimage.sampling.samplers.annealed:Annealed",
     },
 )
 
