@@ -6,146 +6,118 @@ One size for all: width 256, depth 6, a grid of 16 x 16, LlamaGen's vocabulary, 
 weights, float32; tokens alone, no pixels. Raster decoding of LlamaGen's blocks at that size is
 timed in turn; ``speedup`` should be at least half of ``steps_ratio``. ``--peer`` is a checkout of
 the system's repository, whose loop runs with a model of the same size. Last line: one JSON object.
+
+Relatives of VAR (``SCALED``) run over its ten token maps and its vocabulary, beside VAR itself at
+that size, which takes as many steps. ``code`` hands over to a model of depth 2 after eight. MVAR's
+code needs natten; M-VAR's needs CUDA, so that it has no peer here.
 """
 
 import argparse
 import json
 import platform
 import statistics
-import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from types import SimpleNamespace
 from typing import Any
 
 import torch
+from family_peers import (
+    CODE_DIM,
+    DEPTH,
+    HANDOVER,
+    HEADS,
+    HIDDEN,
+    PEERS,
+    SCALE,
+    SCALED_VOCAB,
+    SIDE,
+    SIDES,
+    SMALL_DEPTH,
+    VOCAB,
+    WIDTH,
+    Call,
+)
 
+from arimage.ar.base import Backbone
 from arimage.ar.registry import MODELS
 from arimage.parts import make_order
 from arimage.sampling.loop import Branch, generate
 from arimage.sampling.settings import Settings
-from arimage.tokenizers.vq import VQTokenizer, VQTokenizerConfig
-
-VOCAB, WIDTH, DEPTH, HEADS, SIDE, HIDDEN = 16384, 256, 6, 4, 16, 768
-SCALE = 2.0  # of guidance
-Call = Callable[[], object]
+from arimage.tokenizers.base import ImageTokenizer
+from arimage.tokenizers.registry import TOKENIZERS
+from arimage.zoo_relatives import HMAR_SAMPLING
 
 # model -> settings besides the scale
 SYSTEMS: dict[str, dict[str, Any]] = {
     "llama": {},
     "par": {},
     "randar": {"guidance_schedule": "linear_before"},
+    "arpg": {"guidance_schedule": "linear_after"},
+    "lpd": {"guidance_schedule": "linear_per_token"},
+    "var": {"guidance_schedule": "linear"},
+    "mvar": {"guidance_schedule": "linear"},
+    "m_var": {"guidance_schedule": "linear"},
+    "code": {"guidance_schedule": "linear"},
+    "flexvar": {"guidance_schedule": "linear_by_map"},
+    "hmar": {"guidance_schedule": "linear_by_map", "passes": HMAR_SAMPLING["passes"]},
     "halton": {},
     "maskbit": {"guidance_schedule": {"name": "power_cosine", "power": 3.0}},
     "titok": {"sampler": "annealed", "guidance_schedule": "linear_before"},
 }
+# model -> tokenizer, where there are several token maps
+SCALED = dict.fromkeys(("var", "mvar", "m_var", "code", "hmar"), "multiscale_vq")
+SCALED |= {"flexvar": "flexible_vq"}
 
 
-def ours(name: str, tokenizer: VQTokenizer, labels: torch.Tensor, **more: Any) -> tuple[Call, int]:
+def built(name: str, depth: int = DEPTH) -> Backbone:
+    """A model of the common size with random weights."""
+    cls = MODELS[name]
+    fields = {"width": WIDTH, "depth": depth, "num_heads": HEADS, "num_classes": 1000}
+    if name in SCALED:
+        fields |= {"vocab_size": SCALED_VOCAB, "scales": list(SIDES), "code_dim": CODE_DIM}
+    else:
+        fields |= {"vocab_size": VOCAB, "grid": [SIDE, SIDE], "mlp_hidden": HIDDEN}
+    model = cls(cls.config_class(**fields)).eval()
+    if hasattr(model, "output"):
+        torch.nn.init.normal_(model.output.weight, std=0.02)
+    return model
+
+
+def tokenizer_for(name: str) -> ImageTokenizer:
+    """A small one with the system's tokens."""
+    fields = {"image_size": 16 * SIDE, "downsample_factor": 16, "channels": 8, "norm_groups": 4}
+    fields |= {"channel_multipliers": [1, 1, 1, 1, 1], "vocab_size": VOCAB, "code_dim": 8}
+    if name in SCALED:
+        fields |= {"vocab_size": SCALED_VOCAB, "code_dim": CODE_DIM, "scales": list(SIDES)}
+        fields |= {"quantizer": "vq_learned"}
+    cls = TOKENIZERS[SCALED.get(name, "vq")]
+    return cls(cls.config_class(**fields)).eval()
+
+
+def ours(name: str, labels: torch.Tensor, **more: Any) -> tuple[Call, int]:
     """A call that makes the tokens of ``labels``, and how many steps it takes.
 
     ``more``: settings.
     """
-    cls = MODELS[name]
-    fields = {"vocab_size": VOCAB, "width": WIDTH, "depth": DEPTH, "num_heads": HEADS}
-    fields |= {"grid": [SIDE, SIDE], "mlp_hidden": HIDDEN, "num_classes": 1000}
-    model = cls(cls.config_class(**fields)).eval()
-    if hasattr(model, "output"):
-        torch.nn.init.normal_(model.output.weight, std=0.02)
     settings = Settings.from_json({"guidance_scale": SCALE, **SYSTEMS[name], **more})
-    order = make_order(tokenizer, model, **settings.order_options)
+    models = [built("var" if name == "code" else name)]
+    spans: list[tuple[int, int | None]] = [(0, None)]
+    if name == "code":
+        models.append(built("var", SMALL_DEPTH))
+        spans = [(0, HANDOVER), (HANDOVER, None)]
+    order = make_order(tokenizer_for(name), models[0], **settings.order_options)
 
     @torch.no_grad()
     def call() -> object:
-        branch = Branch.of(model, order, labels, settings.guidance())
+        parts = order, labels, settings.guidance()
+        branches = [
+            Branch.of(model, *parts, first=first, last=last)
+            for model, (first, last) in zip(models, spans, strict=True)
+        ]
         noise = settings.make_noise(list(range(len(labels))), "cpu")
-        *_, state = generate([branch], order, settings.make_sampler(), noise)
+        *_, state = generate(branches, order, settings.make_sampler(), noise)
         return state.ids
 
     return call, order.num_steps
-
-
-def par_peer(path: str, labels: torch.Tensor) -> Call:
-    """Epiphqny/PAR@d96acea: ``generate`` over its own model."""
-    sys.path.insert(0, path)
-    from autoregressive.models.generate import generate as theirs
-    from autoregressive.models.gpt import ModelArgs, Transformer
-
-    sizes = {"dim": WIDTH, "n_layer": DEPTH, "n_head": HEADS, "vocab_size": VOCAB}
-    model = Transformer(ModelArgs(block_size=SIDE * SIDE, **sizes)).eval()
-    torch.nn.init.normal_(model.output.weight, std=0.02)
-    options = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "sample_logits": True}
-    return torch.no_grad()(lambda: theirs(model, labels, SIDE * SIDE, cfg_scale=SCALE, **options))
-
-
-def randar_peer(path: str, labels: torch.Tensor) -> Call:
-    """ziqipang/RandAR@d374a72: ``generate`` of its own model."""
-    sys.path.insert(0, path)
-    from RandAR.model.randar_gpt import RandARTransformer
-
-    sizes = {"dim": WIDTH, "n_layer": DEPTH, "n_head": HEADS, "vocab_size": VOCAB}
-    model = RandARTransformer(block_size=SIDE * SIDE, grad_checkpointing=False, **sizes).eval()
-    torch.nn.init.normal_(model.output.weight, std=0.02)
-    return torch.no_grad()(lambda: model.generate(labels, None, (1.0, SCALE)))
-
-
-def halton_peer(path: str, labels: torch.Tensor) -> Call:
-    """valeoai/Halton-MaskGIT@f61b0a1: its Halton sampler over its own model, nothing decoded."""
-    sys.path.insert(0, path)
-    from Network.transformer import Transformer
-    from Sampler.halton_sampler import HaltonSampler
-
-    sizes = {"hidden_dim": WIDTH, "depth": DEPTH, "heads": HEADS, "codebook_size": VOCAB}
-    model = Transformer(input_size=SIDE, mlp_dim=4 * WIDTH, nclass=1000, **sizes)
-    args = SimpleNamespace(device="cpu", mask_value=VOCAB, codebook_size=VOCAB)
-    trainer = SimpleNamespace(
-        vit=model,
-        input_size=SIDE,
-        args=args,
-        autocast=nullcontext(),
-        ae=SimpleNamespace(decode_code=lambda ids: ids.float()),
-    )
-    sampler = HaltonSampler(w=SCALE - 1, step=32, randomize=True)
-    return lambda: sampler(trainer, nb_sample=len(labels), labels=labels, verbose=False)
-
-
-def maskbit_peer(path: str, labels: torch.Tensor) -> Call:
-    """markweberdev/maskbit@5ea3d73: ``sample`` over its own model, nothing decoded."""
-    sys.path.insert(0, path)
-    from modeling.bert import LFQBert
-    from modeling.modules.sampling import sample
-
-    sizes = {"hidden_dim": WIDTH, "depth": DEPTH, "heads": HEADS, "mlp_dim": HIDDEN}
-    model = LFQBert(img_size=16 * SIDE, codebook_size=VOCAB, codebook_splits=2, **sizes)
-    pixels = torch.nn.Identity()
-    pixels.decode_tokens = lambda ids: ids
-    options = {"num_steps": 64, "mask_schedule_strategy": "arccos", "scale_pow": 3.0}
-    options |= {"guidance_scale": SCALE - 1, "guidance_annealing": "cosine", "mask_token": 128}
-    options |= {"codebook_size": VOCAB, "codebook_splits": 2, "patch_size": SIDE}
-    return lambda: sample(model, pixels, len(labels), labels, **options)
-
-
-def titok_peer(path: str, labels: torch.Tensor) -> Call:
-    """bytedance/1d-tokenizer@942a96f: ``generate`` of its own BERT."""
-    sys.path.insert(0, path)
-    from modeling.maskgit import ImageBert
-
-    sizes = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS}
-    sizes |= {"intermediate_size": HIDDEN, "image_seq_len": SIDE * SIDE, "dropout": 0.0}
-    generator = {**sizes, "attn_drop": 0.0, "condition_num_classes": 1000}
-    config = {"model": {"vq_model": {"codebook_size": VOCAB}, "generator": generator}}
-    model = ImageBert(config).eval()
-    return lambda: model.generate(labels.clone(), SCALE - 1, "linear", num_sample_steps=8)
-
-
-PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {
-    "par": par_peer,
-    "randar": randar_peer,
-    "halton": halton_peer,
-    "maskbit": maskbit_peer,
-    "titok": titok_peer,
-}
 
 
 def in_turn(calls: dict[str, Call], runs: int) -> dict[str, float]:
@@ -163,20 +135,20 @@ def in_turn(calls: dict[str, Call], runs: int) -> dict[str, float]:
 def main() -> None:
     """Times a system, raster decoding and, where given, the system's own code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--system", choices=sorted(set(SYSTEMS) - {"llama"}), required=True)
+    systems = sorted(set(SYSTEMS) - {"llama", "var"})
+    parser.add_argument("--system", choices=systems, required=True)
     parser.add_argument("--peer", help="a checkout of the system's repository")
     parser.add_argument("--refresh", type=int, help="full passes every so many, for halton")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     torch.manual_seed(0)
-    fields = {"image_size": 16 * SIDE, "downsample_factor": 16, "channels": 8, "norm_groups": 4}
-    fields |= {"channel_multipliers": [1, 1, 1, 1, 1], "vocab_size": VOCAB, "code_dim": 8}
-    tokenizer = VQTokenizer(VQTokenizerConfig(**fields)).eval()
     labels = torch.arange(options.batch)
-    raster, raster_steps = ours("llama", tokenizer, labels)
-    system, steps = ours(options.system, tokenizer, labels, refresh=options.refresh)
+    raster, raster_steps = ours("llama", labels)
+    system, steps = ours(options.system, labels, refresh=options.refresh)
     calls = {"raster": raster, options.system: system}
+    if options.system in SCALED:
+        calls["var"] = ours("var", labels)[0]
     if options.peer:
         calls["peer"] = PEERS[options.system](options.peer, labels)
     seconds = in_turn(calls, options.runs)
@@ -192,6 +164,8 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+    if options.system in SCALED:
+        record["var_ratio"] = round(seconds["var"] / seconds[options.system], 2)
     if options.peer:
         record["peer_ratio"] = round(seconds["peer"] / seconds[options.system], 2)
     print(json.dumps(record))

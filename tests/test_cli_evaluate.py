@@ -12,6 +12,7 @@ from arimage.cli import app
 from arimage.demo.digits import load_digits
 from arimage.eval.protocols import PROTOCOLS
 from arimage.evaluation import Job, fill_in_processes, run_in_processes
+from arimage.generated import GeneratedImages
 from arimage.images import write_png
 
 
@@ -129,6 +130,35 @@ def test_a_sweep_of_a_model(tmp_path, tiny):
         p["scores"]["fid"] for p in json.loads((tmp_path / "sweep.json").read_text())["points"]
     ]
     assert values[0] != values[1]
+    assert "(front)" in output
+
+
+def test_a_sweep_goes_on_where_it_was_killed(tmp_path, tiny, monkeypatch):
+    made, most, real = [], 80, GeneratedImages._pixels
+
+    def counted(self, labels, seeds):
+        made.append(len(seeds))
+        if sum(made) > most:
+            raise RuntimeError("killed")
+        return real(self, labels, seeds)
+
+    monkeypatch.setattr(GeneratedImages, "_pixels", counted)
+    words = ("evaluate", "digits-var", "--sweep", "top_k=4,none", "--metrics", "accuracy")
+    words += ("--protocol", tiny, "--batch-size", 20, "--out", tmp_path)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(*words)
+    made.clear()
+    run(*words)
+    assert sum(made) == 40  # of 120: a point and a third were there
+    assert len(json.loads((tmp_path / "sweep.json").read_text())["points"]) == 2
+
+
+def test_chosen_images_are_scored_by_settings(tmp_path, tiny):
+    words = ("evaluate", "digits-var", "--protocol", tiny, "--metrics", "accuracy")
+    words += ("--set", "keep=0.5", "--set", "classifier=digits", "--set", "temperature=2")
+    record = json.loads(run(*words).strip().splitlines()[-1])
+    assert record["protocol"]["settings"]["rejection"]["candidates"] == 2
+    assert any("the best of 2" in text for text in record["protocol"]["deviations"])
 
 
 @pytest.mark.parametrize(

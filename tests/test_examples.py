@@ -4,14 +4,15 @@ import runpy
 from pathlib import Path
 
 import pytest
-import torch
+
+from arimage.pretrained import default_dtype
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_it_runs_and_says_something(path, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("arimage.generator.default_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr("arimage.generator.default_dtype", default_dtype)
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(path), run_name="__main__")
     assert capsys.readouterr().out.strip()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_relatives import RELATIVES
 
 from arimage.ar.base import Draw
 from arimage.ar.registry import MODELS, ORDERS
@@ -57,6 +58,7 @@ CONVOLUTIONS = {
 TINY_TOKENIZERS = {
     "vq": CONVOLUTIONS,
     "multiscale_vq": {**CONVOLUTIONS, "scales": (1, 2, 4), "num_phi": 2},
+    "flexible_vq": {**CONVOLUTIONS, "scales": (1, 2, 4)},
     "titok": {
         **{"image_size": 16, "downsample_factor": 4, "num_tokens": 12},
         **{"encoder_width": 16, "encoder_layers": 2, "encoder_heads": 2},
@@ -69,15 +71,18 @@ TINY_NETWORKS = {
 
 SMALL = {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48}
 ODD = {"grid": (3, 5), "depth": 1, "num_heads": 2}
-GRIDS = (
-    SMALL,
-    {**ODD, "vocab_size": 17, "width": 24},
-    {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
-)
 LINE = {**SMALL, "grid": (1, 12), "width": 16}
 TEXT = {"text_tokens": 7, "text_width": 10}
+# of grids; it fits the tokenizer
+FIRST = {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48}
+SCALED = {"scales": (1, 2, 4), "vocab_size": 32, "code_dim": 6, "depth": 2, "width": 32}
+SIZES = (
+    FIRST,
+    {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
+    {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
+)
 TINY_MODELS = {
-    "llama": TinyModel("vq", GRIDS),
+    "llama": TinyModel("vq", SIZES),
     "llama_text": TinyModel(
         "vq",
         (
@@ -89,7 +94,7 @@ TINY_MODELS = {
     "rar": TinyModel(
         "vq",
         (
-            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
+            FIRST,
             {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 27, "num_heads": 3},
             {"grid": (2, 3), "vocab_size": 9, "depth": 4, "width": 8, "num_heads": 1},
         ),
@@ -97,7 +102,7 @@ TINY_MODELS = {
     "par": TinyModel(
         "vq",
         (
-            {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48},
+            FIRST,
             {"grid": (2, 6), "vocab_size": 17, "depth": 1, "width": 24, "num_heads": 2},
             {
                 "grid": (3, 6),
@@ -109,15 +114,27 @@ TINY_MODELS = {
             },
         ),
     ),
-    "randar": TinyModel("vq", GRIDS),
+    "randar": TinyModel("vq", SIZES),
+    "arpg": TinyModel(
+        "vq",
+        (FIRST, {"grid": (3, 5), "vocab_size": 17, "depth": 4, "width": 24, "num_heads": 2}),
+    ),
+    "lpd": TinyModel(
+        "vq",
+        (FIRST, {"grid": (3, 5), "vocab_size": 17, "depth": 1, "width": 27, "num_heads": 3}),
+    ),
+    "mvar": TinyModel("multiscale_vq", ({**SCALED, "window": 3, "window_from": 2},)),
+    "m_var": TinyModel(
+        "multiscale_vq", (SCALED, {**SCALED, "depth": 1, "width": 64, "qk_norm": False})
+    ),
     "halton": TinyModel("vq", (SMALL, {**ODD, "vocab_size": 17, "width": 23})),
-    "titok": TinyModel("titok", (LINE, GRIDS[1])),
-    "titok_uvit": TinyModel("titok", ({**LINE, "depth": 3}, GRIDS[1])),
+    "titok": TinyModel("titok", (LINE, SIZES[1])),
+    "titok_uvit": TinyModel("titok", ({**LINE, "depth": 3}, SIZES[1])),
     "maskbit": TinyModel("vq", ({**SMALL, "splits": 5}, {**ODD, "vocab_size": 64, "width": 24})),
     "var": TinyModel(
         "multiscale_vq",
         (
-            {"scales": (1, 2, 4), "vocab_size": 32, "code_dim": 6, "depth": 2, "width": 32},
+            SCALED,
             {
                 "scales": (1, 2, 3),
                 "vocab_size": 17,
@@ -139,6 +156,7 @@ TINY_MODELS = {
         ),
     ),
 }
+TINY_MODELS |= {name: TinyModel(*made) for name, made in RELATIVES.items()}
 NUM_CLASSES = 3
 
 
@@ -177,6 +195,7 @@ TINY_SAMPLERS = {
     ],
     "argmax": [({}, partial(softmax64, temperature=0))],
     "annealed": [({"choice_temperature": 0}, partial(softmax64, temperature=0))],
+    "familiar": [({"largest": 400}, softmax64), ({"top_k": 1}, partial(softmax64, top_k=1))],
 }
 
 # Options of a schedule, and s at each of 5 steps when the user asks for 3.
@@ -186,8 +205,10 @@ TINY_SCHEDULES = {
     "power_cosine": [({"power": 2.0}, [1, 1.0078853, 1.1236935, 1.5742207, 2.4257793])],
     "linear_after": [({}, [1.4, 1.8, 2.2, 2.6, 3])],
     "linear_before": [({}, [1, 1.4, 1.8, 2.2, 2.6]), ({"first": 2.0}, [2, 2.2, 2.4, 2.6, 2.8])],
+    "linear_by_map": [({}, [1, 1.5, 2, 2.5, 3]), ({"steps": 2, "cells": 256}, [1, 2, 3, 4, 5])],
     "linear_per_token": [({}, [1, 1.4, 1.8, 2.2, 2.6])],
     "interval": [({"first": 1, "last": 3}, [1, 3, 3, 3, 1]), ({"first": 4}, [1, 1, 1, 1, 3])],
+    "per_step": [({"shares": [0, 0.5, 1.5, 0.25, 0]}, [1, 2, 4, 1.5, 1])],
 }
 
 
@@ -198,12 +219,13 @@ def entry(kind: str, table: dict[str, Any], name: str) -> Any:
     return table[name]
 
 
+REFUSED = (("multiscale_vq", "gumbel"), ("flexible_vq", "residual_vq"))
 TOKENIZER_CASES = [
     *(
         (name, quantizer)
         for name in TOKENIZERS
         for quantizer in QUANTIZERS
-        if (name, quantizer) != ("multiscale_vq", "gumbel")  # refused
+        if (name, quantizer) not in REFUSED
     ),
     *((f"vq {network}", "vq_learned") for network in NETWORKS if network != "ldm"),
 ]

@@ -1,4 +1,4 @@
-"""The commands that score: evaluate, reference, compare. Heavy imports wait until they run."""
+"""The commands that score: evaluate, reference. Heavy imports wait until they run."""
 
 from __future__ import annotations
 
@@ -74,9 +74,11 @@ def run_job(job: Any, out: Path | None, texts: list[str], processes: int) -> Non
                 f"got a sweep, --out {out} and {processes} processes; a sweep needs a folder for "
                 "its reports and plot, and runs in one process"
             )
-        for settings, report in run_sweep(job, texts, out):
-            scores = ", ".join(f"{name} {report[name].value:.5g}" for name in report)
-            typer.echo(f"{settings}: {scores}")
+        from arimage.eval.sweep import records
+
+        for point in records(run_sweep(job, texts, out)):
+            scores = ", ".join(f"{name} {value:.5g}" for name, value in point["scores"].items())
+            typer.echo(f"{point['settings']}: {scores}{' (front)' * point.get('front', False)}")
         typer.echo(f"sweep: {out}/sweep.json, sweep.png")
         return
     show(run_in_processes(job, processes), out)
@@ -210,18 +212,3 @@ def parse_point(text: str) -> tuple[float, int]:
         return float(alpha), int(delta)
     except ValueError as error:
         raise ValueError(f"got {text!r}; write alpha:delta, for example 0.5:100") from error
-
-
-@app.command()
-def compare(
-    a: Annotated[Path, typer.Argument(help="report.json, or its folder.")],
-    b: Annotated[Path, typer.Argument(help="Another one.")],
-    force: Annotated[bool, typer.Option("--force", help="Whatever their protocols.")] = False,
-) -> None:
-    """Compare two reports; refused where their protocols differ."""
-    from arimage.eval.compare import compare as run
-    from arimage.eval.report import Report
-
-    for row in run(Report.load(a), Report.load(b), force=force):
-        error = "" if row.standard_error is None else f" ± {row.standard_error:.2g}"
-        typer.echo(f"{row.name}: {row.a:.6g} -> {row.b:.6g} ({row.value:+.4g}{error})")

@@ -36,7 +36,7 @@ def generate(
     temperature: Annotated[float | None, typer.Option(help="0 is argmax.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Keep the k most probable tokens.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Keep the nucleus of this mass.")] = None,
-    num_steps: Annotated[int | None, typer.Option(help="Passes, for masked models.")] = None,
+    num_steps: Annotated[int | None, typer.Option(help="Passes, where one may choose.")] = None,
     device: Device = "cpu",
 ) -> None:
     """Generate images from class labels (0 if left out), or prompts, each its own --prompt.

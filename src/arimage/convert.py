@@ -135,6 +135,7 @@ def write(
     layout, weights = checkpoint.find_one(files, layouts, TRANSFORMER)
     converted = layout.convert(weights, **hints)
     config: Any = converted.config
+    check_asked(preset, layout.name, config.order)
     image_tokenizer = tokenizers.convert(files, folder / TOKENIZER, config.scales)
     transformer = checkpoint.write(layout, converted, folder / TRANSFORMER)
     index = {
@@ -146,6 +147,18 @@ def write(
         "class_names": names.of(config.num_classes),
     }
     write_json(folder / INDEX, index)
+
+
+def check_asked(preset: Preset | None, found: str, order: str) -> None:
+    """Raises ValueError where a preset that was asked for is run in another order than ``found``.
+
+    A published name of a file alone asks for nothing (``named``).
+    """
+    if preset is not None and preset.depth is not None and preset.order != order:
+        raise ValueError(
+            f"{preset.name} runs in the order {preset.order!r} and the file holds a {found}, of "
+            f"the order {order!r}, or lacks what tells the two apart; get {preset.file} again"
+        )
 
 
 def convert(

@@ -18,7 +18,7 @@ from arimage.images import resized, to_pixels
 from arimage.pretrained import identity
 from arimage.sampling.planner import check_batch_size
 from arimage.sampling.settings import Settings
-from arimage.shapes import UInt8
+from arimage.shapes import Int, UInt8
 from arimage.zoo import Preset, find_loaded
 
 if TYPE_CHECKING:
@@ -73,9 +73,13 @@ class GeneratedImages:
     def __len__(self) -> int:
         return self.protocol.count
 
-    @cached_property
+    @property
     def identity(self) -> str:
         """Of the weights, protocol, settings and whatever else rounding may depend on."""
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> str:
         return digest(
             self.weights,
             self.generator.transformer.dtype,
@@ -97,12 +101,17 @@ class GeneratedImages:
         parts = [self._make(a, b) for a, b in pairwise(edges)]
         return Chunk(np.concatenate(parts), np.arange(start, stop))
 
-    @torch.no_grad()
     def _make(self, start: int, stop: int) -> UInt8[np.ndarray, "b h w 3"]:
         seeds = [self.protocol.first_seed + i for i in range(start, stop)]
-        labels = self.labels[start:stop].tolist()
+        return self._pixels(self.labels[start:stop], seeds)
+
+    @torch.no_grad()
+    def _pixels(
+        self, labels: Int[np.ndarray, " b"], seeds: list[int]
+    ) -> UInt8[np.ndarray, "b h w 3"]:
+        """Images of some labels and seeds."""
         with torch.device("cpu"):  # torch's default, whatever extractors run on
-            *_, state = self.generator.sample(labels, seeds, **self.settings)
+            *_, state = self.generator.sample(labels.tolist(), seeds, **self.settings)
             images = resized(self.generator.decode(state), self.protocol.image_size)
             return to_pixels(images, self.protocol.rounding)
 
@@ -129,8 +138,8 @@ class GeneratedImages:
 
     @cached_property
     def weights(self) -> dict[str, str]:
-        """Hashes of both models."""
-        return weights_of(self.generator)
+        """Hashes of both models, and of the guide where there is one."""
+        return weights_of(self.generator, self.sampling)
 
     @property
     def deviations(self) -> list[str]:
@@ -139,10 +148,39 @@ class GeneratedImages:
         found = [f"resized from {native} to {scored} pixels"] if native != scored else []
         kept = self.generator.transformer.quantized
         changed = [] if kept is None else [f"transformer weights in {kept}"]
+        if self.generator.refiner is not None:
+            changed.append(f"steps from {self.generator.handover} on by another transformer")
         if self.preset is None:
             return changed + found
         published = published_protocol(self.preset.name, self.preset.image_size)
         return changed + not_published(self.preset, self) + found * (self.protocol != published)
+
+
+def stream(
+    generator: "ImageGenerator",
+    protocol: EvaluationProtocol | str | None,
+    keep: float | int,
+    classifier: Any,
+    batch_size: int | None,
+    settings: dict[str, Any],
+) -> GeneratedImages:
+    """What ``ImageGenerator.stream_dataset`` returns: plain images, or the best of several.
+
+    Raises:
+        KeyError: an unknown protocol. ValueError: one for another number of classes; a share
+            without a classifier, or none (rejection.py).
+    """
+    how: dict[str, Any] = {"batch_size": batch_size, "settings": settings}
+    if keep == 1 and classifier is None:
+        return GeneratedImages(generator, protocol, **how)
+    if classifier is None:
+        raise ValueError(
+            f"got keep {keep} and no classifier; give one with probabilities of the classes, for "
+            "example classifier='digits'"
+        )
+    from arimage.rejection import BestOf
+
+    return BestOf(generator, protocol, keep=keep, classifier=classifier, **how)
 
 
 def check_alone(sampling: Settings) -> None:
@@ -154,12 +192,17 @@ def check_alone(sampling: Settings) -> None:
         )
 
 
-def weights_of(generator: "ImageGenerator") -> dict[str, str]:
-    """Hashes of both models."""
-    return {
+def weights_of(generator: "ImageGenerator", sampling: Settings) -> dict[str, str]:
+    """Hashes of both models, of a refiner with the step that it comes in at, and of a guide."""
+    found = {
         "image_tokenizer": identity(generator.tokenizer),
         "transformer": identity(generator.transformer),
     }
+    if generator.refiner is not None:
+        refiner = identity(generator.refiner.transformer)
+        found |= {"refiner": refiner, "handover": str(generator.handover)}
+    guide = generator.guide_of(sampling)
+    return found if guide is None else found | {"guide": identity(guide.transformer)}
 
 
 def not_published(preset: Preset, images: GeneratedImages) -> list[str]:

@@ -200,11 +200,13 @@ class Generation:
         self.generator, self.out, self.wanted = generator, out, wanted
         origin, sampling = generator.origin, generator.settings.updated(wanted.settings)
         about = {"arimage": __version__, "model": origin.name, **sampling.to_json()}
+        if generator.refiner is not None:
+            about |= {"refiner": generator.refiner.origin.name, "handover": generator.handover}
         if "protocol" in wanted.asked:
             about["protocol"] = wanted.asked["protocol"]
         self.files = FILES[files](out, wanted.info, wanted.image_size, about)
         self.record: dict[str, Any] = {
-            "model": vars(origin) | {"weights": weights_of(generator)},
+            "model": vars(origin) | {"weights": weights_of(generator, sampling)},
             "dtype": str(generator.transformer.dtype).removeprefix("torch."),
             "device": generator.device.type,
             "count": len(wanted.info),

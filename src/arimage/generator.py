@@ -15,22 +15,34 @@ from torch import Tensor
 from arimage.ar.base import Backbone, Known, State
 from arimage.ar.orders.base import Order
 from arimage.ar.registry import MODELS
-from arimage.convert import INDEX, TOKENIZER, TRANSFORMER, locate
+from arimage.convert import INDEX, TOKENIZER, TRANSFORMER
+from arimage.editable import Editable
 from arimage.files import read_json
 from arimage.hub import Access
-from arimage.images import from_pixels, native_pixels, to_pil, to_pixels
+from arimage.images import to_pil, to_pixels
 from arimage.outputs import GeneratorOutput, Origin, Preview, check_output_type, gathered, packed
-from arimage.parts import check_fit, load_part, make_order, own_tokenizer, save_parts
+from arimage.parts import (
+    Resizable,
+    check_fit,
+    find_folder,
+    load_part,
+    make_order,
+    own_tokenizer,
+    save_parts,
+)
 from arimage.pretrained import check_device, default_dtype
 from arimage.publish import Publishable
+from arimage.sampling.autoguidance import Guidable
 from arimage.sampling.batches import Arrival, Fit, arriving
+from arimage.sampling.branches import branches_of
 from arimage.sampling.compiling import Compilable
-from arimage.sampling.conditions import Conditions, Labels, Prompts, Rows, asked, kind, rows_for
-from arimage.sampling.editing import check_known, known_tokens, paste_kept, read_masks
+from arimage.sampling.conditions import Conditions, Labels, Prompts, Rows, asked, kind
+from arimage.sampling.editing import check_known
+from arimage.sampling.handover import HandsOver
 from arimage.sampling.labels import count_images
-from arimage.sampling.loop import Branch, generate
+from arimage.sampling.loop import generate
 from arimage.sampling.noise import Seeds, make_seeds
-from arimage.sampling.planner import budget_bytes, check_batch_size, fitting_batch, image_bytes
+from arimage.sampling.planner import check_batch_size, planned
 from arimage.sampling.settings import Settings
 from arimage.shapes import Float
 from arimage.tokenizers.base import ImageTokenizer
@@ -40,7 +52,7 @@ if TYPE_CHECKING:
     from arimage.generated import GeneratedImages
 
 
-class ImageGenerator(Compilable, Publishable):
+class ImageGenerator(Compilable, Editable, Guidable, HandsOver, Resizable, Publishable):
     """A tokenizer, a transformer and sampling defaults; callable.
 
     Args:
@@ -112,11 +124,7 @@ class ImageGenerator(Compilable, Publishable):
         )
         dtype = default_dtype(device) if dtype is None else dtype
         own = own_tokenizer(tokenizer, dtype)
-        folder = locate(name, variant, tokenizer if own is None else None, access)
-        if not (folder / INDEX).is_file():
-            raise FileNotFoundError(
-                f"no {INDEX} in {folder}; give a folder made by ImageGenerator.save_pretrained"
-            )
+        folder = find_folder(name, variant, tokenizer if own is None else None, access)
         check_device(device)
         index = read_json(folder / INDEX)
         parts = (
@@ -141,8 +149,8 @@ class ImageGenerator(Compilable, Publishable):
         """Moves both models, not compiled; returns self. ValueError: a device that is not there."""
         check_device(device)
         self.compile("off")
-        self.tokenizer.to(device)
-        self.transformer.to(device)
+        for part in filter(None, (self.tokenizer, self.transformer, self.refiner)):
+            part.to(device)
         return self
 
     @property
@@ -190,70 +198,6 @@ class ImageGenerator(Compilable, Publishable):
         labels, texts = asked(rows)
         return GeneratorOutput(packed(pixels, output_type), ids, labels, seeds, texts)
 
-    def edit(
-        self,
-        images: Any,
-        masks: Any,
-        class_labels: Labels = None,
-        *,
-        prompts: Prompts = None,
-        seeds: Seeds = None,
-        paste: bool = False,
-        batch_size: int | None = None,
-        memory_budget: float | int | None = None,
-        output_type: str = "pil",
-        **settings: Any,
-    ) -> GeneratorOutput:
-        """Draws the masked part of each image anew: in-painting; the inverse mask out-paints.
-
-        Args:
-            images: PIL images and files (centred square, resized), or arrays of the model's size.
-            masks: one per image or one for all, any resolution; white (True, 255) is drawn anew.
-            class_labels, prompts: one per image or one for all; neither is "no class", no prompt.
-            seeds: as in ``__call__``.
-            paste: put the original's pixels back where the mask is black. Without it the tokens
-                there are kept, and decoding them changes the pixels.
-            batch_size, memory_budget, output_type, settings: as in ``__call__``.
-
-        Raises:
-            ValueError: an image or mask that ``known`` refuses, and what ``__call__`` raises.
-        """
-        check_output_type(output_type)
-        pixels, sizes = native_pixels(images, self.tokenizer.config.image_size)
-        draws = read_masks(masks, sizes)
-        if class_labels is None and prompts is None:
-            rows = self.conditions.nothing()
-        else:
-            rows = self.conditions.read(class_labels, prompts, self.class_names)
-        rows = rows_for(rows, len(pixels))
-        seeds = self._seeds(rows, seeds, settings)
-        fit = self._fit(batch_size, memory_budget, settings)
-        known = self.known(pixels, draws, fit.size)
-        edited, ids = gathered(self._batches(rows, seeds, fit, known, settings))
-        if paste:
-            edited = paste_kept(edited, pixels, draws)
-        labels, texts = asked(rows)
-        return GeneratorOutput(packed(edited, output_type), ids, labels, seeds, texts)
-
-    @torch.no_grad()
-    def known(self, images: Any, masks: Any, batch_size: int | None = None) -> Known:
-        """The tokens that masks keep of images, for ``stream``, ``batches`` and ``sample``.
-
-        Takes what ``edit`` takes; docs/editing.md has the rule.
-
-        Raises:
-            ValueError: an array of another size, a mask of another shape than its image or with
-                grey values, not one mask per image, tokens on a line. TypeError, FileNotFoundError.
-        """
-        self.tokenizer.check_placed()
-        pixels, sizes = native_pixels(images, self.tokenizer.config.image_size)
-        draws = read_masks(masks, sizes)
-        size = self.plan() if batch_size is None else check_batch_size(batch_size)
-        parts = (pixels[i : i + size] for i in range(0, len(pixels), size))
-        images = (from_pixels(p).to(self.tokenizer.device, self.tokenizer.dtype) for p in parts)
-        ids = torch.cat([self.tokenizer.encode(batch) for batch in images])
-        return known_tokens(ids, draws, self.tokenizer.slots)
-
     def batches(
         self,
         class_labels: Labels = None,
@@ -292,27 +236,31 @@ class ImageGenerator(Compilable, Publishable):
         yield from arriving(fit.batches(make, len(seeds)))
 
     def stream_dataset(
-        self, protocol: Any = None, *, batch_size: int | None = None, **settings: Any
+        self,
+        protocol: Any = None,
+        *,
+        batch_size: int | None = None,
+        keep: float | int = 1,
+        classifier: Any = None,
+        **settings: Any,
     ) -> "GeneratedImages":
         """The images of an evaluation protocol, made when they are read; ``evaluate`` takes it.
 
         ``protocol``: an ``EvaluationProtocol``, a name of ``eval.protocols.PROTOCOLS`` or its
-        beginning, or None for that of the model's authors; the rest as in ``batches``.
+        beginning, or None for that of the model's authors. ``keep``: share of the images that is
+        kept, those that ``classifier`` likes best (rejection.py). The rest as in ``batches``.
 
         Raises:
-            KeyError: an unknown protocol. ValueError: one for another number of classes.
+            KeyError, ValueError: as ``generated.stream``.
         """
-        from arimage.generated import GeneratedImages
+        from arimage.generated import stream
 
-        return GeneratedImages(self, protocol, batch_size=batch_size, settings=settings)
+        return stream(self, protocol, keep, classifier, batch_size, settings)
 
     def plan(self, memory_budget: float | int | None = None, **settings: Any) -> int:
         """How many images fit into ``memory_budget`` GiB at once, by estimate; at least one."""
-        chosen, decoder = self.settings.updated(settings), self.tokenizer.bytes_per_image
-        order = self.order(**chosen.order_options)
-        one = image_bytes(self.transformer, order, chosen.guidance(), decoder, chosen.cache_dtype)
-        budget = budget_bytes(memory_budget, self.device, self.held_bytes)
-        return fitting_batch(one, budget, *self.transformer.table_bytes)
+        chosen = self.settings.updated(settings)
+        return planned(self, self.guide_of(chosen), chosen, memory_budget)
 
     def _fit(self, batch_size: int | None, budget: float | int | None, settings: Any) -> Fit:
         return Fit.of(batch_size, partial(self.plan, budget, **settings), self._shared(settings))
@@ -349,34 +297,23 @@ class ImageGenerator(Compilable, Publishable):
         self, rows: Rows | None, seeds: list[int], known: Known | None, settings: dict[str, Any]
     ) -> Iterator[State]:
         chosen = self.settings.updated(settings)
-        order = self.order(**chosen.order_options)
-        if chosen.more_smooth and not order.mixes:
-            raise ValueError(
-                "more_smooth mixes codes; this transformer reads ids: it is for next-scale models"
-            )
+        order, guide = self.order(**chosen.order_options), self.guide_of(chosen)
         noise = chosen.make_noise(seeds, self.device)
         if rows is None:
             rows = noise.labels(self.transformer.config.num_classes)
         if known is not None:
             check_known(known, self.tokenizer.config.vocab_size)
             known = known.to(self.device)
-        run, guidance = self.captured_run(chosen), chosen.guidance()
-        with torch.no_grad():
-            condition = self.conditions.prepared(rows)
-            parts = self.transformer, order, condition, guidance, chosen.cache_dtype
-            branch = Branch.of(*parts, allocate=run is None)
-        return generate([branch], order, chosen.make_sampler(), noise, known, run)
+        run, parts = self.captured_run(chosen), (self, guide, order, rows, chosen, noise)
+        branches = branches_of(*parts, allocate=run is None)
+        return generate(branches, order, chosen.make_sampler(), noise, known, run)
 
     def order(self, num_steps: int | None = None, **options: Any) -> Order:
         """The transformer's order, bound to the tokenizer; options: ``Settings.order_options``."""
         return self.captured_order(make_order, {"num_steps": num_steps, **options})
 
     def labels(self, class_labels: Sequence[int | str] | int | str) -> list[int]:
-        """Class labels as integers; names are looked up.
-
-        Raises:
-            ValueError: no label, or one out of range. KeyError: an unknown class name.
-        """
+        """Class labels as integers, names looked up; ``read_labels`` has the errors."""
         return self.conditions.labels(class_labels, self.class_names)
 
     def random_labels(self, seeds: Sequence[int], **settings: Any) -> list[int]:

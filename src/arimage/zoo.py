@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arimage.registry import unknown_name
+from arimage.zoo_groups import GROUPED
 from arimage.zoo_llamagen import BY_FIXTURES, LLAMAGEN
 from arimage.zoo_masked import MASKED
 from arimage.zoo_orders import ORDERED
+from arimage.zoo_relatives import RELATIVES
+from arimage.zoo_relatives2 import RELATIVES2
 from arimage.zoo_titok import TITOK
 
 
@@ -22,7 +25,7 @@ class Preset:
         image_size: pixels per side.
         num_classes: class labels 0..num_classes-1; 0 for models of text.
         parameters: transformer, tokenizer.
-        licence: of the weights.
+        licence: of the weights; "other" has a ``licence_name``.
         data: what it was trained on.
         paper: arXiv id of the method.
         verified: what was checked, by which test; "not verified" is allowed and visible.
@@ -47,6 +50,7 @@ class Preset:
     data: str
     paper: str
     verified: str
+    licence_name: str = ""
     folder: str = ""
     command: str = ""
     scores: dict[str, float] = field(default_factory=dict)
@@ -221,7 +225,8 @@ def _rar(size: str) -> Preset:
     )
 
 
-_ORDERED = (Preset(**row) for row in (*ORDERED, *MASKED, *TITOK))
+_ROWS = (*ORDERED, *GROUPED, *MASKED, *RELATIVES, *RELATIVES2, *TITOK)
+_ORDERED = (Preset(**row) for row in _ROWS)
 PRESETS: dict[str, Preset] = {
     preset.name: preset for preset in (*_PRESETS, *_HUB_PRESETS, *map(_rar, _RAR_SIZES), *_ORDERED)
 }
@@ -313,10 +318,11 @@ def markdown_table() -> str:
     ]
     for preset in PRESETS.values():
         sizes = " + ".join(size(n) for n in preset.parameters)
+        licence = preset.licence_name or preset.licence
         asks = preset.num_classes or "text"
         lines.append(
             f"| [`{preset.name}`](model_cards/{preset.name}.md) | {preset.order} "
-            f"| {preset.image_size} px | {asks} | {sizes} | {preset.licence} "
+            f"| {preset.image_size} px | {asks} | {sizes} | {licence} "
             f"| {preset.published.get('fid', '')} | {preset.verified} |"
         )
     return "\n".join(lines)

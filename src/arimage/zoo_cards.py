@@ -11,6 +11,7 @@ def front_matter(preset: Preset) -> str:
     lines = [
         "---",
         f"license: {preset.licence.lower()}",
+        *([f"license_name: {preset.licence_name}"] if preset.licence_name else []),
         "library_name: arimage",
         f"pipeline_tag: {'text-to-image' if text else 'unconditional-image-generation'}",
         f"tags: [autoregressive, {tags}]",
@@ -89,7 +90,7 @@ images = generator({asks}, seeds={"[0]" if text else "[0, 1]"}).images
 | also called | `{preset.name}` |
 | transformer | `{preset.file}` of `{preset.repo}`, {size(preset.parameters[0])} |
 | tokenizer | `{preset.tokenizer_file}` of `{preset.tokenizer_repo}`, {size(preset.parameters[1])} |
-{encoder}| licence of the weights | {preset.licence} |
+{encoder}| licence of the weights | {preset.licence_name or preset.licence} |
 | sampling defaults | {settings} |
 | published score | {f"{scores} ({preset.published_by}){remark}" if scores else "none stated"} |
 | our score | not verified (no weights on the build machine) |

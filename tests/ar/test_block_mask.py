@@ -9,7 +9,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from test_orders import GRIDS, UNCACHED, bind, rule
+from test_orders import GRIDS, RULED, UNCACHED, bind, rule
 from tiny import MODELS, SIZED_MODEL_CASES, make_model, make_order, sentence
 from torch.nn.attention import flex_attention as torch_flex
 
@@ -20,6 +20,8 @@ from arimage.slots import square_grids
 
 LARGE = {
     "next_scale": [square_grids((1, 2, 3, 4, 5, 6, 8, 10, 13, 16))],  # 680, VAR at 256 px
+    "refined_scale": [square_grids((1, 2, 3, 5, 12))],
+    "flexible_scale": [square_grids((1, 2, 3, 5, 12))],
     "raster": [((16, 16),), ((9, 15),)],
     "random": [((9, 15),)],
     "masked": [((16, 16),)],
@@ -27,16 +29,17 @@ LARGE = {
     "bits": [((16, 16),)],
     "regions": [((16, 16),)],
     "instructed": [((9, 15),)],
+    "within_scale": [square_grids((1, 2, 5, 9))],
 }
 CASES = [
     (name, grids, prefix)
-    for name in ORDERS
+    for name in RULED
     for grids in (*GRIDS[name], *LARGE[name])
     for prefix in (1, 2)
 ]
 MASKED = [
     (name, grids)
-    for name in ORDERS
+    for name in RULED
     if name not in UNCACHED
     for grids in (GRIDS[name][0], *LARGE[name])
 ]

@@ -6,13 +6,19 @@ from tiny import MODEL_CASES, ToyFuser, make_model, make_order, sentence
 
 from arimage.ar.base import CONTENT, PREFIX, QUERY, UNKNOWN, Draw, Known
 from arimage.ar.orders.bits import BitOrder
+from arimage.ar.orders.flexible import FlexibleScaleOrder
+from arimage.ar.orders.grouped import GroupedOrder
 from arimage.ar.orders.halton import HaltonOrder
 from arimage.ar.orders.instructed import InstructedOrder
+from arimage.ar.orders.local_groups import LocalGroupsOrder
 from arimage.ar.orders.masked import MaskedOrder
 from arimage.ar.orders.next_scale import NextScaleOrder
 from arimage.ar.orders.random import RandomOrder
+from arimage.ar.orders.random_groups import RandomGroupsOrder
 from arimage.ar.orders.raster import RasterOrder
+from arimage.ar.orders.refined import RefinedScaleOrder
 from arimage.ar.orders.regions import RegionOrder
+from arimage.ar.orders.within_scale import WithinScaleOrder
 from arimage.ar.registry import ORDERS
 from arimage.sampling.noise import PerImageNoise
 from arimage.slots import square_grids
@@ -26,10 +32,17 @@ GRIDS = {
     "instructed": [((2, 3),), ((4, 4),), ((1, 1),)],
     "regions": [((2, 6),), ((4, 4),), ((2, 2),)],  # 4 of them
     "next_scale": [square_grids((1, 2, 3)), square_grids((1, 3, 4, 5)), ((1, 1),)],
+    "random_groups": [((2, 3),), ((4, 4),), ((1, 1),)],
+    "local_groups": [((2, 3),), ((4, 4),), ((1, 1),)],
+    "within_scale": [square_grids((1, 2, 3)), square_grids((1, 3, 4, 5)), ((1, 1),)],
+    "refined_scale": [square_grids((1, 2, 3)), ((1, 1),)],
+    "flexible_scale": [square_grids((1, 2, 3)), ((1, 1), (2, 3), (3, 6)), ((1, 1),)],
 }
+BY_SCALE = ("next_scale", "within_scale", "flexible_scale", "refined_scale")
+RULED = [n for n in ORDERS if not issubclass(ORDERS[n], GroupedOrder)]  # test_grouped_orders.py
 UNCACHED = ("masked", "halton", "bits")  # everything is embedded at every step
 OPTIONS = {"bits": {"splits": 1, "size": 32}}  # so that entries are ids of the toy fuser
-CASES = [(name, grids, prefix) for name in ORDERS for grids in GRIDS[name] for prefix in (1, 3)]
+CASES = [(name, grids, prefix) for name in RULED for grids in GRIDS[name] for prefix in (1, 3)]
 
 
 def bind(name, grids, prefix=1, **options):
@@ -40,7 +53,7 @@ def bind(name, grids, prefix=1, **options):
 def groups_of(name, grids):
     """Slots predicted together, from the definition of each order."""
     sizes = [h * w for h, w in grids]
-    if name == "next_scale":
+    if name in BY_SCALE:
         return [range(sum(sizes[:k]), sum(sizes[: k + 1])) for k in range(len(sizes))]
     if name == "regions":
         return in_regions(*grids[0])
@@ -78,7 +91,8 @@ def rule(name, grids, prefix):
     for k, slots in enumerate(groups_of(name, grids)):
         scale += [k] * len(slots)
     place = torch.tensor(scale)
-    return place[None] <= place[:, None]
+    seen = torch.eq if name in ("refined_scale", "within_scale") else torch.le
+    return seen(place[None], place[:, None])
 
 
 def obeys(order, expected):
@@ -87,7 +101,8 @@ def obeys(order, expected):
     masks = [(full.mask, expected)]
     for index in range(order.num_steps):
         step = order.step(index)
-        masks.append((step.mask, expected[step.start : step.stop, : step.stop]))
+        first = 0 if step.cached else step.start
+        masks.append((step.mask, expected[step.start : step.stop, first : step.stop]))
     return all(
         torch.equal(torch.ones_like(rows) if mask is None else mask, rows) for mask, rows in masks
     )
@@ -98,7 +113,7 @@ def test_training_and_decoding_masks_are_the_rule(name, grids, prefix):
     assert obeys(bind(name, grids, prefix), rule(name, grids, prefix))
 
 
-@pytest.mark.parametrize("name", ORDERS)
+@pytest.mark.parametrize("name", RULED)
 def test_the_masks_are_not_the_rule_of_another_order(name):
     grids = GRIDS[name][0]
     other = ~rule(name, grids, 2) | torch.eye(len(rule(name, grids, 2)), dtype=torch.bool)
@@ -144,8 +159,7 @@ def test_descriptors_tell_the_prefix_from_the_content_and_where_it_is(name, grid
     assert places.kind.tolist() == kinds
     if name in ("regions", "instructed"):
         return
-    table = order.fuser.slots
-    first = prefix - 1 if name == "next_scale" else prefix
+    table, first = order.fuser.slots, prefix - (name in BY_SCALE)
     fed = order.length - first
     assert places.row[first:].tolist() == table.row[:fed].tolist()
     assert places.column[first:].tolist() == table.column[:fed].tolist()
@@ -247,8 +261,13 @@ def test_the_registry_leads_to_these_orders():
         "next_scale": NextScaleOrder,
         "regions": RegionOrder,
         "instructed": InstructedOrder,
+        "random_groups": RandomGroupsOrder,
+        "local_groups": LocalGroupsOrder,
+        "within_scale": WithinScaleOrder,
         "halton": HaltonOrder,
         "bits": BitOrder,
+        "flexible_scale": FlexibleScaleOrder,
+        "refined_scale": RefinedScaleOrder,
     }
     assert {name: ORDERS[name] for name in ORDERS} == bound
 
@@ -267,26 +286,3 @@ def test_a_lesson_in_regions_feeds_what_generation_feeds():
     assert torch.equal(state.ids, ids)
     assert torch.equal(torch.cat(seen[1:], dim=1), given.inputs)
     assert given.inputs[0, 4:7].tolist() == [UNKNOWN, UNKNOWN - 1, UNKNOWN - 2]
-
-
-def test_a_lesson_with_instructions_alternates_queries_and_tokens_along_each_path():
-    order = bind("instructed", ((2, 3),))
-    ids, given = lesson(order)
-    path = given.step.slots
-    assert len(path.unique(dim=0)) > 1
-    assert torch.equal(given.targets, ids.gather(1, path))
-    assert torch.equal(given.inputs[:, 1::2], given.targets[:, :-1])
-    assert (given.inputs[:, ::2] == UNKNOWN).all()
-    assert torch.equal(given.step.holds[:, given.step.reads], path)
-
-
-def test_decoding_with_instructions_replayed_hides_what_is_predicted_together():
-    order = bind("instructed", ((2, 3),), sizes=[1, 2, 3])
-    ids, _ = lesson(order)
-    step = order.replay(ids, torch.Generator().manual_seed(0)).step
-    known = 1 + 2 * 3  # the prefix, then three queries with their tokens
-    seen = [row.nonzero().flatten().tolist() for row in step.mask[known:]]
-    assert seen[0] == [0, known]
-    assert seen[1] == [0, 1, 2, known + 1]
-    assert seen[2] == [0, 1, 2, known + 1, known + 2]
-    assert seen[5] == [*range(known), known + 3, known + 4, known + 5]

@@ -1,6 +1,7 @@
 """The page of a report, comparing two reports, and sweeps."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -14,7 +15,7 @@ from arimage.eval.gallery import nearest_rows, precision_recall_curve
 from arimage.eval.metrics.precision_recall import Precision, Recall
 from arimage.eval.report import Report
 from arimage.eval.runner import evaluate
-from arimage.eval.sweep import parse_grid, points, sweep
+from arimage.eval.sweep import front, parse_grid, points, sweep
 from arimage.images import write_png
 
 METRICS = ["fid", "precision", "recall", "accuracy", "inception_score"]
@@ -140,9 +141,33 @@ def test_a_sweep_visits_every_point_and_draws(images, noise_pixels, untrained, t
     assert Report.load(tmp_path / "003").protocol.count == 49
 
 
+LISTS = ["per_step shares=[0,1]", "per_step shares=[1]"]
+
+
+def test_the_front_is_what_no_other_point_beats_in_both_scores():
+    """FID is better below, inception score above; one point twice, one as good in FID alone."""
+    values = [(3.0, 9.0), (2.0, 8.0), (2.5, 8.5), (2.0, 7.0), (4.0, 9.0), (1.0, 5.0), (1.0, 5.0)]
+    done = [
+        ({"i": i}, {"fid": Value(fid, False), "inception_score": Value(score, True)})
+        for i, (fid, score) in enumerate(values)
+    ]
+    assert front(done, "inception_score", "fid") == [5, 6, 1, 2, 0]
+    assert front(done[3:5], "inception_score", "fid") == [0, 1]
+
+
+@dataclasses.dataclass
+class Value:
+    """As much of a score as a front needs."""
+
+    value: float
+    higher_is_better: bool
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("a=interval first=1 last=2,linear", ["interval first=1 last=2", "linear"]),
+        ("a=per_step shares=[0,1],per_step shares=[1]", LISTS),
         ("a=1:4:0.5", [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0]),
         ("a=0:0.3:0.1", [0.0, 0.1, 0.2, 0.3]),
         ("a=100:300:100", [100, 200, 300]),

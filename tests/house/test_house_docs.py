@@ -12,8 +12,9 @@ import types
 from pathlib import Path
 
 import pytest
-import torch
 from house import ROOT
+
+from arimage.pretrained import default_dtype
 
 FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)>?[^)]*\)|(?:src|href)=\"([^\"]+)\"")
@@ -51,7 +52,7 @@ def run(path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.name)
 def test_the_python_in_it_runs(path, tmp_path, monkeypatch):
-    monkeypatch.setattr("arimage.generator.default_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr("arimage.generator.default_dtype", default_dtype)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     run(path, path.read_text(encoding="utf-8"))

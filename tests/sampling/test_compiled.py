@@ -25,7 +25,10 @@ SMALL = 6  # positions of a bucket here, so that tiny sequences have several
 
 @pytest.fixture(autouse=True)
 def small_buckets(monkeypatch):
-    monkeypatch.setattr(compiled_module, "groups_of", lambda order: groups_of(order, SMALL))
+    def small(order, cuts):
+        return groups_of(order, SMALL, cuts)
+
+    monkeypatch.setattr(compiled_module, "groups_of", small)
 
 
 def ids_of(model, order, *, run=None, sampler=None, guidance=LINEAR, rows=(0, 1), seeds=(3, 4)):

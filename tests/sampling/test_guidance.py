@@ -1,11 +1,13 @@
 """Guidance: one formula, schedules, and which rows the model sees."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from tiny import MODEL_CASES, NUM_CLASSES, TINY_SCHEDULES, entry, make_model, make_order, sentence
 
+from arimage.ar.registry import ORDERS
 from arimage.sampling.guidance import (
     Constant,
     Guidance,
@@ -22,6 +24,7 @@ from arimage.sampling.guidance import (
 )
 from arimage.sampling.loop import Branch, generate, times
 from arimage.sampling.noise import PerImageNoise
+from arimage.sampling.per_step import PerStep
 from arimage.sampling.registry import SCHEDULES
 from arimage.sampling.samplers.categorical import Categorical
 
@@ -105,6 +108,57 @@ def test_an_interval_includes_both_ends():
     assert Guidance(2.0, Interval(3)).last_active(6) == 5
 
 
+def test_an_interval_without_a_step_is_told():
+    for first, last in ((-1, None), (3, 2)):
+        with pytest.raises(ValueError) as caught:
+            Interval(first, last)
+        assert f"from step {first} to {last}; expected 0 <= first <= last" in sentence(caught)
+    with pytest.raises(ValueError) as caught:
+        Guidance(2.0, Interval(6)).last_active(6)
+    assert "from step 6 and 6 steps, which are counted from 0" in sentence(caught)
+
+
+def test_a_schedule_is_read_from_a_text():
+    assert make_schedule("interval first=1 last=2") == Interval(1, 2)
+    assert make_schedule("interval first=1 last=none") == Interval(1)
+    assert make_schedule("per_step shares=[0,0.5,1]") == PerStep([0, 0.5, 1])
+    for text in ("interval first", "interval first=one", "interval first = 1"):
+        with pytest.raises(ValueError) as caught:
+            make_schedule(text)
+        assert "write options as name=value without spaces" in sentence(caught)
+
+
+def test_a_share_of_guidance_for_each_step():
+    guidance = Guidance(3.0, PerStep([0, 0.5, 1, 0]))
+    assert [guidance.at(i, 4) for i in range(4)] == [1, 2, 3, 1]
+    assert guidance.last_active(4) == 2
+    ramp = PerStep([k / 9 for k in range(10)])
+    for k in range(10):  # VAR's ramp, written out
+        assert Guidance(2.5, ramp).at(k, 10) == pytest.approx(Guidance(2.5, Linear()).at(k, 10))
+
+
+def test_a_share_of_guidance_for_each_token_map_that_takes_several_steps():
+    guidance = Guidance(3.0, PerStep([0, 0.5, 1])).fitted([0, 1, 1, 2, 2, 2])
+    assert [guidance.at(i, 6) for i in range(6)] == [1, 2, 2, 3, 3, 3]
+    assert Guidance(3.0, PerStep([0, 1])).fitted([0, 0]).at(1, 2) == 3  # steps of one map
+
+
+@pytest.mark.parametrize("shares", [[], [1, -0.5], [math.nan]])
+def test_shares_out_of_range_are_told(shares):
+    with pytest.raises(ValueError) as caught:
+        PerStep(shares)
+    assert "of guidance; expected numbers >= 0, one for each step" in sentence(caught)
+
+
+def test_a_list_longer_than_the_steps_is_told():
+    model = make_model("var", "next_scale")  # of 3 token maps
+    for shares in ([1] * 4, [1] * 2):
+        guidance = Guidance(2.0, PerStep(shares))
+        with pytest.raises(ValueError) as caught:
+            Branch.of(model, make_order(model), torch.arange(2), guidance)
+        assert f"got {len(shares)} shares of guidance for 3 steps" in sentence(caught)
+
+
 @pytest.mark.parametrize("scale", [-0.5, math.nan, math.inf])
 def test_a_scale_out_of_range_is_told(scale):
     with pytest.raises(ValueError) as caught:
@@ -118,7 +172,7 @@ def test_what_is_not_a_schedule_is_told():
     assert "unknown guidance schedule 'linaer'. Did you mean 'linear'" in sentence(caught)
     with pytest.raises(KeyError) as caught:
         make_schedule({"name": "power_cosine", "powr": 2.0})
-    assert "unknown option of the schedule 'power_cosine' 'powr'. Did you" in sentence(caught)
+    assert "unknown option of the guidance schedule 'power_cosine' 'powr'" in sentence(caught)
     with pytest.raises(ValueError) as caught:
         PowerCosine(0.0)
     assert "got power 0.0; expected a number above 0" in sentence(caught)
@@ -143,7 +197,8 @@ def rows_seen(name, order, guidance, batch=2):
     def spy(module, arguments):
         inputs, context, _, cache = arguments
         assert inputs is None or len(inputs) == len(context.prefix)
-        assert cache is None or cache.keys.shape[1] == len(context.prefix)
+        held = [getattr(cache, f.name) for f in dataclasses.fields(cache)] if cache else []
+        assert all(memory.shape[1] == len(context.prefix) for memory in held)
         rows.append(len(context.prefix))
 
     handle = model.register_forward_pre_hook(spy)
@@ -162,15 +217,18 @@ def test_null_rows_do_not_exist_where_guidance_is_off(name, order):
 @pytest.mark.parametrize("schedule", [Constant(), Linear()])
 @pytest.mark.parametrize(("name", "order"), MODEL_CASES)
 def test_null_rows_live_from_the_first_step(name, order, schedule):
+    """Where keys and values are kept; elsewhere in the steps with guidance alone."""
     rows, steps = rows_seen(name, order, Guidance(2.0, schedule))
-    assert rows == [4] * steps
+    first = 4 if ORDERS[order].cached or schedule == Constant() else 2
+    assert rows == [first] + [4] * (steps - 1)
 
 
 @pytest.mark.parametrize(("name", "order"), MODEL_CASES)
 def test_null_rows_are_dropped_after_the_last_active_step(name, order):
     for schedule in (Interval(1, 1), Linear(last=1)):
         rows, steps = rows_seen(name, order, Guidance(2.0, schedule))
-        assert rows == [4, 4] + [2] * (steps - 2)
+        first = 4 if ORDERS[order].cached else 2
+        assert rows == [first, 4] + [2] * (steps - 2)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """The planner counts what is allocated, and the batch follows the budget."""
 
+import dataclasses
 import math
 
 import pytest
@@ -27,7 +28,8 @@ def test_the_cache_is_counted_as_allocated(name, order, scale):
     branch = Branch.of(model, bound, torch.tensor([0]), guidance)
     cache = 0
     if branch.cache is not None:
-        cache = sum(t.numel() * t.element_size() for t in (branch.cache.keys, branch.cache.values))
+        tensors = [getattr(branch.cache, f.name) for f in dataclasses.fields(branch.cache)]
+        cache = sum(t.numel() * t.element_size() for t in tensors)
     steps = [bound.step(i) for i in range(bound.num_steps)]
     rows, widest = 1 + (scale != 1), max(len(s.positions) for s in steps)
     activations = rows * widest * model.config.width * ACTIVATIONS * 4

@@ -22,6 +22,8 @@ PUBLISHED = {
     "var-d20": (600_917_136, 417_250, 768, 1e-4, 1e-3, FlatThenLinear(final=0.1)),
     "var-d24": (1_033_399_360, 584_150, 768, 8e-5, 1e-4, FlatThenLinear(final=0.01)),
     "var-d30": (2_010_020_356, 438_200, 1024, 8e-5, 1e-5, FlatThenLinear(final=0.01)),
+    "mvar-d16": (310_283_520, 858_000, 448, 1e-4, 1e-3, FlatThenLinear(final=0.1)),
+    "m-var-d16": (464_157_184, 333_800, 768, 1e-4, 1e-3, FlatThenLinear(final=0.1)),
     "llamagen-B": (110_888_000, 1_501_200, 256, 1e-4, None, Constant()),
     "llamagen-L": (342_911_000, 1_501_200, 256, 1e-4, None, Constant()),
     "llamagen-XL": (774_700_000, 1_501_200, 256, 1e-4, None, Constant()),
@@ -30,14 +32,21 @@ PUBLISHED = {
     "rar-B": (260_900_000, 250_000, 2048, 4e-4, None, Cosine(warmup=0.25, final=0.025)),
     "rar-L": (461_670_000, 250_000, 2048, 4e-4, None, Cosine(warmup=0.25, final=0.025)),
     "rar-XL": (955_425_000, 250_000, 2048, 4e-4, None, Cosine(warmup=0.25, final=0.025)),
+    "arpg-L": (319_844_000, 500_400, 1024, 4e-4, None, Cosine(warmup=0.25, final=0.025)),
+    "arpg-XL": (718_996_000, 500_400, 1024, 4e-4, None, Cosine(warmup=0.25, final=0.025)),
+    "arpg-XXL": (1_302_448_000, 500_400, 1024, 4e-4, None, Cosine(warmup=0.25, final=0.025)),
     "rar-XXL": (1_498_521_000, 250_000, 2048, 4e-4, None, Cosine(warmup=0.25, final=0.025)),
 }
 # VAR --fp16=1, LlamaGen --mixed-precision bf16, RAR mixed_precision "bf16".
-PRECISIONS = {"var": "fp16", "llamagen": "bf16", "rar": "bf16", "finetune": None}
+PRECISIONS = {"var": "fp16", "llamagen": "bf16", "rar": "bf16", "arpg": "bf16", "finetune": None}
+PRECISIONS |= {"mvar": "fp16", "m": "fp16"}  # --fp16=1, too
 RAR_ROWS = 2146  # of the published tables that no sequence of 256 tokens reaches, and a mask row
 TABLES = {  # what the tokenizers say
     "var": {"scales": (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), "code_dim": 32, "vocab_size": 4096},
+    "mvar": {"scales": (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), "code_dim": 32, "vocab_size": 4096},
+    "m_var": {"scales": (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), "code_dim": 32, "vocab_size": 4096},
     "llama": {"grid": (16, 16), "vocab_size": 16384},
+    "arpg": {"grid": (16, 16), "vocab_size": 16384},
     "rar": {"grid": (16, 16), "vocab_size": 1024},
 }
 

@@ -19,7 +19,7 @@ from arimage.training.tokens import make_tokens
 from arimage.training.transformer_recipe import TransformerRecipe
 
 
-@pytest.mark.parametrize("order", SMALL_ORDERS)
+@pytest.mark.parametrize("order", [o for o in SMALL_ORDERS if o != "within_scale"])  # as next_scale
 def test_losses_fall_and_a_repeat_is_bit_identical(order):
     pixels, labels = stripes()
 

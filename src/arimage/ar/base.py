@@ -199,8 +199,10 @@ class Noise(Protocol):
         numbers."""
         ...
 
-    def permutations(self, count: int) -> Int[Tensor, "b n"]:
-        """A random permutation of 0..count-1 for each image."""
+    def permutations(self, count: int, shared: bool = False) -> Int[Tensor, "b n"]:
+        """A random permutation of 0..count-1 for each image; ``shared``: where images share a
+        stream, one for all.
+        """
         ...
 
     def integers(self, count: int) -> Int[Tensor, " b"]:
@@ -222,6 +224,18 @@ class Noise(Protocol):
 
 @runtime_checkable
 class Cache(Protocol):
+    """What a model remembers of earlier steps: a frozen dataclass of tensors, written in place.
+
+    A step may be run again before the next one (captures do) and must leave the same behind.
+    """
+
+    def rows(self, count: int) -> "Cache":
+        """The same memory for the first ``count`` rows of the batch."""
+        ...
+
+
+@runtime_checkable
+class KeyValueCache(Cache, Protocol):
     """What attention remembers of earlier steps."""
 
     def update(
@@ -232,10 +246,6 @@ class Cache(Protocol):
         values: Float[Tensor, "r h m d"],
     ) -> tuple[Tensor, Tensor]:
         """Writes rows start..stop-1 and returns all rows up to stop: (r, h, stop, d) each."""
-        ...
-
-    def rows(self, count: int) -> "Cache":
-        """The same memory for the first ``count`` rows of the batch."""
         ...
 
 
@@ -276,12 +286,25 @@ class Backbone(Quantizable, ArimageModel):
     unused_draws: ClassVar[int] = 0  # uniform numbers per image, before the first token
     pass_draws: ClassVar[int] = 0  # the same, at each pass, with a class and without one
     draws_apart: ClassVar[bool] = False  # published code draws the tokens of a step one by one
+    keeps_tables: bool = True  # whether ``prepare`` makes tables for all steps (sampling/cads.py)
     config: BackboneConfig
 
     @property
     @abstractmethod
     def slots(self) -> SlotTable:
         """The slots of one image that the model was built for."""
+
+    def at(self, grids: Sequence[tuple[int, int]]) -> Any:
+        """The same weights over other token maps, for models that can.
+
+        Raises:
+            ValueError: the maps, or any, cannot be had.
+        """
+        raise ValueError(
+            f"got token maps {list(grids)}; a {type(self).__name__} has learned the places of "
+            f"{list(self.slots.grids)} and runs over these alone: leave scales out, or take a "
+            "model for any scales, such as flexvar-d16"
+        )
 
     @property
     def code_dim(self) -> int | None:
@@ -302,6 +325,13 @@ class Backbone(Quantizable, ArimageModel):
     def cache_shape(self) -> CacheShape:
         """Layers, heads and head_dim of the key-value cache."""
         return CacheShape(self.config.depth, self.config.num_heads, self.config.head_dim)
+
+    def new_cache(self, rows: int, device: torch.device) -> Cache | None:
+        """A memory of the model's own kind; None where keys and values, or nothing, are kept.
+
+        Steps then come in order, each once or several times, the first one with ``start`` 0.
+        """
+        return None
 
     @property
     def prefix_rows(self) -> int:

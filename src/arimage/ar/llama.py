@@ -5,7 +5,9 @@ raster order. With ``order="masked"`` the same blocks are bidirectional and the 
 more row, the mask token (arXiv 2202.04200).
 """
 
-from typing import Any, ClassVar
+import copy
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,8 @@ from arimage.pretrained import strict
 from arimage.shapes import Bool, Float, Int
 from arimage.slots import SlotTable
 
+L = TypeVar("L", bound="LlamaModel")
+B = TypeVar("B", bound=Backbone)
 ROTARY_BASE = 10000.0  # FoundationVision/LlamaGen@ce98ec4 autoregressive/models/gpt.py, ModelArgs
 INIT_STD = 0.02  # the same class
 
@@ -122,6 +126,20 @@ def running_mean(
     return means.to(values.dtype)
 
 
+def over_grid(model: B, grids: Sequence[tuple[int, int]]) -> B:
+    """The same weights of a model of rotary positions over another grid; for ``at``.
+
+    Raises:
+        ValueError: several maps; a grid that the order cannot cut.
+    """
+    if len(grids) != 1:
+        raise ValueError(f"got grids {list(grids)}; this model has one token map: give one")
+    config = {name: getattr(model.config, name) for name in model.config.own_fields()}
+    other = copy.copy(model)
+    other.config = type(model.config)(**config | {"grid": list(grids[0])})
+    return other
+
+
 class LlamaModel(Backbone):
     """Predicts the next token (raster) or all unknown tokens (masked)."""
 
@@ -131,6 +149,7 @@ class LlamaModel(Backbone):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
+        self.trained_grid = (config.grid[0], config.grid[1])
         self.add_condition(config)
         self.token_embedding = nn.Embedding(config.vocab_size + config.extra_tokens, config.width)
         self.dropout = nn.Dropout(config.dropout)
@@ -151,6 +170,15 @@ class LlamaModel(Backbone):
     def slots(self) -> SlotTable:
         """The cells of the grid."""
         return self.config.slots
+
+    def at(self: L, grids: Sequence[tuple[int, int]]) -> L:
+        """As every model's: rotary positions of the new grid, moved into the range of the one that
+        was trained (position interpolation, arXiv 2306.15595).
+
+        Raises:
+            ValueError: several maps; a grid that the order cannot cut.
+        """
+        return over_grid(self, grids)
 
     def prepare(self, condition: Any) -> Context:
         """The class token; ``condition``: class labels (r,)."""
@@ -202,6 +230,5 @@ class LlamaModel(Backbone):
     def rotary_table(self, device: torch.device) -> Float[Tensor, "n half 2"]:
         """cos and sin of every sequence position."""
         height, width = self.config.grid
-        return rotary_2d(
-            (height, width), self.prefix_length, self.config.head_dim, ROTARY_BASE, device
-        )
+        sizes = self.prefix_length, self.config.head_dim, ROTARY_BASE
+        return rotary_2d((height, width), *sizes, device, self.trained_grid)

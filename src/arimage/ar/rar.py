@@ -142,7 +142,7 @@ class RARModel(Backbone):
         distinct, row = class_labels.unique(return_inverse=True)
         classes, tables = self.class_embedding(distinct), None
         one, most = self.table_bytes
-        if one * len(distinct) <= most:
+        if self.keeps_tables and one * len(distinct) <= most:
             tables = tuple(self.modulated(classes, self.step_embedding.weight))
         start = self.start.expand(len(row), -1, -1)
         prefix = torch.cat([start, classes[row].unsqueeze(1)], dim=1)

@@ -7,6 +7,7 @@ plus one embedding per scale.
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -62,7 +63,7 @@ class VARConfig(BackboneConfig):
 
 @dataclass(frozen=True)
 class VARContext(Context):
-    """prefix (r, 1, width); blocks (r, depth, 6, width); out (r, 2, width): adaLN tables.
+    """prefix (r, 1, width); blocks (r, depth, 6 or so, width); out (r, 2, width): adaLN tables.
 
     biases (depth, 3 width): of q, k and v, of all rows alike; None where gradients are wanted,
     since parameters that are shared out (FSDP) are whole inside their block alone.
@@ -71,10 +72,11 @@ class VARContext(Context):
     blocks: Tensor
     out: Tensor
     biases: Tensor | None
+    per_row: ClassVar[tuple[str, ...]] = ("prefix", "blocks", "out")
 
     def rows(self, count: int) -> "VARContext":
         """The first ``count`` rows."""
-        parts = {name: getattr(self, name)[:count] for name in ("prefix", "blocks", "out")}
+        parts = {name: getattr(self, name)[:count] for name in self.per_row}
         return dataclasses.replace(self, **parts)
 
 
@@ -142,6 +144,8 @@ class VARModel(Backbone):
 
     config_class = VARConfig
     config: VARConfig
+    block_class: ClassVar[type[Block]] = Block
+    table_rows: ClassVar[int] = 6  # of a block's adaLN table
     _no_split_modules: ClassVar[list[str]] = ["Block", "Modulation"]
 
     def __init__(self, config: VARConfig) -> None:
@@ -150,21 +154,40 @@ class VARModel(Backbone):
         self.class_embedding = nn.Embedding(config.num_classes + 1, width)
         self.start = nn.Parameter(torch.zeros(1, 1, width))
         self.code_embedding = Linear(config.code_dim, width)
-        self.position_embedding = nn.Embedding(self.slots.num_slots, width)
-        self.scale_embedding = nn.Embedding(len(config.scales), width)
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
+        self.make_places(config)
+        count = self.num_blocks
+        self.blocks = nn.ModuleList(self.block_class(config, i) for i in range(count))
         if config.shared_adaln:
             self.shared_modulation = Linear(width, 6 * width)
-            self.modulation = nn.Parameter(torch.zeros(config.depth, 6, width))
+            self.modulation = nn.Parameter(torch.zeros(count, 6, width))
         else:
             self.modulations = nn.ModuleList(
-                Modulation(width, 6 * width) for _ in range(config.depth)
+                Modulation(width, self.table_rows * width) for _ in range(count)
             )
         self.out_modulation = Linear(width, 2 * width)
         self.norm = nn.LayerNorm(width, config.norm_eps, elementwise_affine=False)
         self.output = Linear(width, config.vocab_size)
+        self.make_more(config)
         initialize(self)
         self.post_init()
+
+    def make_places(self, config: VARConfig) -> None:
+        """What tells positions apart: an embedding of each slot, and one of each scale."""
+        self.position_embedding = nn.Embedding(self.slots.num_slots, config.width)
+        self.scale_embedding = nn.Embedding(len(config.scales), config.width)
+
+    def make_more(self, config: VARConfig) -> None:
+        """What relatives have besides."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that there are; relatives do not run all of them in one pass."""
+        return self.config.depth
+
+    @property
+    def heads(self) -> list[tuple[Linear, Linear]]:
+        """Each head with the adaLN before it."""
+        return [(self.out_modulation, self.output)]
 
     @property
     def slots(self) -> SlotTable:
@@ -180,7 +203,7 @@ class VARModel(Backbone):
         """adaLN tables of every block, which depend on the class alone, and joined biases."""
         condition = self.class_embedding(class_labels)
         active = F.silu(condition)
-        shape = (6, self.config.width)
+        shape = (self.table_rows, self.config.width)
         if self.config.shared_adaln:
             shared = self.shared_modulation(active).unflatten(-1, shape)
             blocks = shared.unsqueeze(1) + self.modulation
@@ -201,14 +224,31 @@ class VARModel(Backbone):
         if inputs is not None:
             codes = inputs.to(self.code_embedding.weight.dtype)  # the tokenizer may have another
             parts.append(self.code_embedding(codes))
-        x = torch.cat(parts, dim=1)  # (r, m, width)
-        scale = scale_of_slot(tuple(self.config.scales), x.device)[step.positions]
-        x = x + self.position_embedding(step.positions) + self.scale_embedding(scale)
-        for layer, block in enumerate(self.blocks):
-            bias = None if context.biases is None else context.biases[layer]
-            x = block(x, context.blocks[:, layer], bias, step, cache)
+        x = self.placed(torch.cat(parts, dim=1), context, step)  # (r, m, width)
+        x = self.through(range(self.config.depth), x, context, step, cache)
         scale, shift = context.out.unsqueeze(2).unbind(1)
         return modulate(self.norm(step.read(x)), scale, shift)
+
+    def placed(
+        self, x: Float[Tensor, "r m width"], context: VARContext, step: Step
+    ) -> Float[Tensor, "r m width"]:
+        """Adds what tells positions apart."""
+        scale = scale_of_slot(tuple(self.config.scales), x.device)[step.positions]
+        return x + self.position_embedding(step.positions) + self.scale_embedding(scale)
+
+    def through(
+        self,
+        layers: Iterable[int],
+        x: Float[Tensor, "r m width"],
+        context: VARContext,
+        step: Step,
+        cache: Cache | None,
+    ) -> Float[Tensor, "r m width"]:
+        """Some of the blocks, one after the other."""
+        for layer in layers:
+            bias = None if context.biases is None else context.biases[layer]
+            x = self.blocks[layer](x, context.blocks[:, layer], bias, step, cache)
+        return x
 
     def head(self, hidden: Float[Tensor, "r n width"]) -> Float[Tensor, "r n vocab"]:
         """A linear layer."""
@@ -241,8 +281,9 @@ def initialize(model: VARModel, gate_init: float = GATE_INIT) -> None:
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
     nn.init.trunc_normal_(model.start, std=std)
-    model.output.weight.mul_(HEAD_INIT)
-    model.out_modulation.weight.mul_(MODULATION_INIT)
+    for modulation, head in model.heads:
+        head.weight.mul_(HEAD_INIT)
+        modulation.weight.mul_(MODULATION_INIT)
     if config.shared_adaln:  # the shared projection itself is not scaled
         nn.init.normal_(model.modulation, std=config.width**-0.5)
         model.modulation[:, 2:].mul_(MODULATION_INIT)

@@ -120,6 +120,9 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
 }
 
 
+RELATIVES = {"flexvar": "var", "hmar": "var"}  # scored as the other is: 50 a class, PNG files
+
+
 def find_protocol(name: str) -> EvaluationProtocol:
     """The protocol of that name, or the first whose name begins with it.
 
@@ -138,7 +141,8 @@ def published_protocol(preset: str, image_size: int) -> EvaluationProtocol:
     Raises:
         KeyError: none is known for that family and size.
     """
-    family = next((f for f in ("digits", "llamagen", "rar", "var") if f in preset.split("-")), None)
+    words = [RELATIVES.get(word, word) for word in preset.split("-")]
+    family = next((f for f in ("digits", "llamagen", "rar", "var") if f in words), None)
     side = 512 if image_size == 512 else 256
     name = "digits-1k" if family == "digits" else f"{family}-imagenet{side}-50k"
     if family is None or not any(known.startswith(f"{name}-") for known in PROTOCOLS):

@@ -28,6 +28,7 @@ from arimage.eval.report import Protocol, Report
 from arimage.eval.rows import Shared, check_same_width
 from arimage.eval.sources import ImageSource
 from arimage.eval.warnings import (
+    chosen_by_judge,
     deviations,
     few_images,
     other_labels,
@@ -100,6 +101,7 @@ def evaluate(
     references = _records(tasks)
     record = getattr(source, "record", {}) | settings
     differs = record.pop("deviations", [])
+    choice = chosen_by_judge(getattr(source, "chosen_by", None), list(extractors))
     name = tasks[0].extractor.name if chosen.made is None else chosen.made.name
     differs += [] if hasattr(source, "protocol") else other_labels(plan, facts.labels)
     made_by = Protocol(
@@ -112,7 +114,7 @@ def evaluate(
         settings=record,
         skipped=facts.skipped,
         seconds=round(time.perf_counter() - start, 1),
-        warnings=_warnings(tasks, scores, facts, references),
+        warnings=choice + _warnings(tasks, scores, facts, references),
         deviations=deviations(plan, facts.count, facts.size, name, references) + differs,
     )
     pictures = _gallery(source, gallery, tasks) if source is not None and gallery > 0 else None

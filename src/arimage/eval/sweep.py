@@ -1,6 +1,11 @@
-"""Scores along a grid of settings: FID against IS, or precision against recall."""
+"""Scores along a grid of settings: FID against IS, or precision against recall, and their front.
+
+The front (Pareto) are the points that no other beats in both scores: what truncation, guidance or
+rejection can buy with what. Everything below it is a setting that nobody should choose.
+"""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -10,7 +15,9 @@ from arimage.eval.report import Report
 from arimage.files import new_file, write_json
 
 AXES = (("inception_score", "fid"), ("recall", "precision"))  # x, y of the plot, if both are there
+Done = Sequence[tuple[dict[str, Any], Any]]  # settings and their report
 MOST = 200  # points of one sweep
+APART = re.compile(r",(?![^\[]*\])")  # a comma that is not inside a list in brackets
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
@@ -25,7 +32,7 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
         if not equals or not name or not values:
             raise ValueError(f"got {text!r}; write a sweep as name=1:4:0.5 or name=1,2,3")
         grid[name] = (
-            _range(text, values) if ":" in values else [_value(v) for v in values.split(",")]
+            _range(text, values) if ":" in values else [_value(v) for v in APART.split(values)]
         )
     points = 1
     for values in grid.values():
@@ -74,26 +81,57 @@ def sweep(
     Args:
         grid: values by the name of a setting.
         score: a report for settings; with a cache a repeated sweep is quick.
-        out: folder of the results; each report is kept in one of its own.
+        out: folder of the results; each report is kept in one of its own. ``sweep.json`` names the
+            points of the front of the first two scores of ``AXES`` that are there.
     """
     out, done = Path(out), []
     for i, settings in enumerate(points(grid)):
         report = score(settings)
         report.save(out / f"{i:03d}")
         done.append((settings, report))
-        record = [{"settings": s, "scores": {name: r[name].value for name in r}} for s, r in done]
-        write_json(out / "sweep.json", {"points": record})
+        write_json(out / "sweep.json", {"points": records(done)})
     draw(done, out / "sweep.png")
     return done
 
 
-def draw(done: Sequence[tuple[dict[str, Any], Report]], path: Path) -> Path | None:
+def records(done: Done) -> list[dict[str, Any]]:
+    """Settings, scores, and whether a point is on the front, as far as there is one."""
+    axes = axes_of(done)
+    best = front(done, *axes[0]) if axes else []
+    return [
+        {"settings": settings, "scores": {name: report[name].value for name in report}}
+        | ({"front": i in best} if axes else {})
+        for i, (settings, report) in enumerate(done)
+    ]
+
+
+def axes_of(done: Done) -> list[tuple[str, str]]:
+    """Pairs of scores that were computed."""
+    return [pair for pair in AXES if all(name in done[0][1] for name in pair)]
+
+
+def front(done: Done, x: str, y: str) -> list[int]:
+    """The points that no other is as good as in both scores and better in one, by growing x."""
+    signs = [1 if done[0][1][name].higher_is_better else -1 for name in (x, y)]
+    values = [
+        tuple(sign * report[name].value for sign, name in zip(signs, (x, y), strict=True))
+        for _, report in done
+    ]
+    best = [
+        i
+        for i, (a, b) in enumerate(values)
+        if not any(c >= a and d >= b and (c, d) != (a, b) for c, d in values)
+    ]
+    return sorted(best, key=lambda i: values[i][0] * signs[0])
+
+
+def draw(done: Done, path: Path) -> Path | None:
     """FID against IS and precision against recall, as far as they were computed; None if neither.
 
     Raises:
         ModuleNotFoundError: matplotlib is missing (the extra ``eval``).
     """
-    axes = [pair for pair in AXES if all(name in done[0][1] for name in pair)]
+    axes = axes_of(done)
     if not axes:
         return None
     import matplotlib
@@ -104,7 +142,10 @@ def draw(done: Sequence[tuple[dict[str, Any], Report]], path: Path) -> Path | No
     figure, panels = pyplot.subplots(1, len(axes), figsize=(6 * len(axes), 5), squeeze=False)
     for panel, (x, y) in zip(panels[0], axes, strict=True):
         values = [(report[x].value, report[y].value) for _, report in done]
-        panel.plot(*zip(*values, strict=True), "o-", color="#30638e", markersize=5)
+        best = [values[i] for i in front(done, x, y)]
+        panel.plot(*zip(*values, strict=True), "o", color="#8fa9bd", markersize=5)
+        panel.plot(*zip(*best, strict=True), "o-", color="#30638e", markersize=5, label="front")
+        panel.legend(fontsize=8)
         for (settings, _), place in zip(done, values, strict=True):
             text = ", ".join(f"{value}" for value in settings.values())
             panel.annotate(text, place, xytext=(4, 4), textcoords="offset points", fontsize=8)

@@ -25,6 +25,16 @@ def few_images(names: Sequence[str], count: int) -> list[str]:
     ]
 
 
+def chosen_by_judge(chosen_by: str | None, judges: Sequence[str]) -> list[str]:
+    """That the classifier that chose the images among candidates is one that scores them."""
+    if chosen_by is None or chosen_by not in judges:
+        return []
+    return [
+        f"the images were chosen by {chosen_by}, which also scores them: these scores are not "
+        "independent of the choice"
+    ]
+
+
 def unread(skipped: Sequence[str]) -> list[str]:
     """That some could not be read."""
     return [f"{len(skipped)} images could not be read and are not counted"] if skipped else []

@@ -83,7 +83,8 @@ class Session:
         self.order, self.sampler, self.capture = order, sampler, capture
         self.models = [branch.model for branch in branches]
         self.context_types = [type(branch.context) for branch in branches]
-        self.groups = groups_of(order)
+        self.spans = [(branch.first, branch.last) for branch in branches]
+        self.groups = groups_of(order, cuts=[first for first, _ in self.spans])
         self.offsets = offsets_of(order, sampler, branches[0].model.num_choices)
         self.moves = any(len(group.steps) > 1 for group in self.groups)
         caches = [branch.new_cache(order) for branch in branches]
@@ -163,7 +164,9 @@ class Session:
         s = s[: step.predicts, None] if s.ndim else s
         context = self.context_types[i](**buffers["contexts"][i])
         cache = cache and self.cache_types[i](**cache)
-        return Branch(self.models[i], context, cache, Dial(value=s, guided=guided))
+        dial, weight = Dial(value=s, guided=guided), buffers["weights"][i]
+        first, last = self.spans[i]
+        return Branch(self.models[i], context, cache, dial, first=first, last=last, weight=weight)
 
     def draws(self, index: int) -> int:
         """Numbers per image of step ``index``."""
@@ -214,7 +217,7 @@ class Captures:
             order,
             sampler,
             shapes(values),
-            tuple((type(b.context), b.kept_as) for b in branches),
+            tuple((type(b.context), b.kept_as, id(b.model), b.first, b.last) for b in branches),
         )
         return kept(
             self.sessions, key, lambda: Session(branches, order, sampler, values, self.capture)
@@ -302,7 +305,8 @@ def values_of(
 ) -> Buffers:
     """What belongs to one call: its state, contexts, scales of guidance and random numbers."""
     device, steps = state.ids.device, order.num_steps
-    scales = torch.stack([scale_table(branch.guidance, steps) for branch in branches])
+    scales = [scale_table(branch.guidance, steps).to(device) for branch in branches]
+    weights = [b.weight if b.weight is None else torch.tensor(b.weight) for b in branches]
     total = offsets_of(order, sampler, branches[0].model.num_choices)[-1]
     known = state.known
     return {
@@ -312,7 +316,8 @@ def values_of(
         "known": None if known is None else [known.ids, known.mask],
         "path": state.path,
         "numbers": noise.uniform(total),
-        "scales": scales.to(device),
+        "scales": scales,
+        "weights": [w if w is None else w.to(device) for w in weights],
         "contexts": [fields_of(b.model.settled(b.context)) for b in branches],
     }
 

@@ -32,7 +32,8 @@ class Compilable:
         The first call with another batch size, sampler or kind of guidance takes longer; the
         captures of the last four are kept, with their caches. Seeds, labels, scales and schedules
         of guidance do not matter. Ids are those of the plain path up to rounding. With
-        ``rng="reference"`` steps stay plain.
+        ``rng="reference"`` and with ``annealing`` steps stay plain. A guide's steps are captured
+        with those of the model.
 
         Args:
             mode: "graphs", CUDA graphs; "compile", torch.compile with "reduce-overhead"; "off",
@@ -73,12 +74,11 @@ class Compilable:
         """What makes the steps of one call; None where they are plain."""
         if self.captures is None:
             return None
-        if settings.rng != "per_image":
-            warnings.warn(
-                f"rng={settings.rng!r} draws on the device in an order that cannot be captured; "
-                "these images are made without compilation",
-                stacklevel=3,
-            )
+        if settings.rng != "per_image" or settings.annealing is not None:
+            reason = f"rng={settings.rng!r} draws on the device in an order that cannot be captured"
+            if settings.annealing is not None:
+                reason = "annealing makes another context at every step, which cannot be captured"
+            warnings.warn(f"{reason}; these images are made without compilation", stacklevel=3)
             return None
         return self.captures.run()
 
@@ -87,7 +87,8 @@ class Compilable:
         parts = self.tokenizer, self.transformer
         if self.captures is None:
             return make(*parts, **options)
-        key = (*map(id, parts), self.transformer.device, *sorted(options.items()))
+        where = self.transformer.device, self.transformer.config.order
+        key = (*map(id, parts), *where, *sorted(options.items()))
         return self.captures.order(key, lambda: make(*parts, **options))
 
     def decode_canvas(self, canvas: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ which reads exactly what it needs.
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -92,14 +93,18 @@ def padded_mask(step: Step, visible: int) -> Bool[Tensor, "m visible"]:
     return F.pad(mask, (0, visible - mask.shape[-1]))
 
 
-def groups_of(order: Order, bucket: int = BUCKET) -> list[Group]:
-    """All steps of an order, in groups that a graph can serve.
+def groups_of(order: Order, bucket: int = BUCKET, cuts: Sequence[int] = ()) -> list[Group]:
+    """All steps of an order, in groups that a graph can serve; none goes over a step of ``cuts``.
 
     Only cached steps that follow the prefix move; the first step embeds it. Visible rows end at a
     multiple of ``bucket``, or with the sequence.
     """
     steps = [order.step(i) for i in range(order.num_steps)]
-    groups = (tuple(g) for _, g in itertools.groupby(steps, lambda step: shape_of(step, bucket)))
+
+    def kind(step: Step) -> tuple[int, ...]:
+        return (sum(int(step.index) >= cut for cut in cuts), *shape_of(step, bucket))
+
+    groups = (tuple(group) for _, group in itertools.groupby(steps, kind))
     return [Group.of(group, visible_rows(group, bucket, order.length)) for group in groups]
 
 

@@ -9,14 +9,16 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from arimage.registry import Registry, unknown_name
+from arimage.ar.base import Step
+from arimage.registry import Registry
+from arimage.sampling.named import make_named, record_of
 from arimage.sampling.registry import SCHEDULES
 
 
@@ -31,6 +33,10 @@ class Schedule(ABC):
     @abstractmethod
     def __call__(self, scale: float, index: int, num_steps: int) -> float:
         """s at step ``index`` of ``num_steps`` when the user asked for ``scale``."""
+
+    def fitted(self, maps: Sequence[int]) -> "Schedule":
+        """The same for steps that predict these token maps; ValueError where it cannot be."""
+        return self
 
 
 class TokenSchedule(Schedule):
@@ -93,14 +99,30 @@ class PowerCosine(Schedule):
 class Interval(Schedule):
     """s = scale at steps first..last, both included, and 1 elsewhere (arXiv 2404.07724).
 
-    LlamaGen's ``cfg_interval = i`` is first 0, last i + 1; last None means to the end.
+    LlamaGen's ``cfg_interval = i`` is first 0, last i + 1; last None means to the end, and so does
+    a last step behind it.
+
+    Raises:
+        ValueError: an interval without a step; one behind the last step, when it is asked.
     """
 
     first: int = 0
     last: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.first < 0 or (self.last is not None and self.last < self.first):
+            raise ValueError(
+                f"got an interval of guidance from step {self.first} to {self.last}; expected 0 <= "
+                "first <= last, or last None for the end"
+            )
+
     def __call__(self, scale: float, index: int, num_steps: int) -> float:
         """As the class says."""
+        if self.first >= num_steps:
+            raise ValueError(
+                f"got an interval of guidance from step {self.first} and {num_steps} steps, which "
+                "are counted from 0; begin it earlier"
+            )
         last = num_steps - 1 if self.last is None else self.last
         return scale if self.first <= index <= last else 1.0
 
@@ -140,11 +162,66 @@ class LinearPerToken(TokenSchedule):
 
 
 @dataclass(frozen=True)
+class Pass:
+    """What a step does, for schedules over token maps: map ``index`` of ``count``, which has so
+    many cells; ``first``, whether the map is predicted for the first time.
+    """
+
+    index: int
+    count: int
+    cells: int
+    first: bool = True
+
+
+class MapSchedule(Schedule):
+    """s as a function of the token map; by steps alone, every step is a map."""
+
+    def __call__(self, scale: float, index: int, num_steps: int) -> float:
+        """As ``over_maps`` says, at one map a step."""
+        return self.over_maps(scale, Pass(index, num_steps, 1))
+
+    @abstractmethod
+    def over_maps(self, scale: float, given: Pass) -> float:
+        """s of a step that predicts a map."""
+
+
+@dataclass(frozen=True)
+class LinearByMap(MapSchedule):
+    """1 + (scale - 1) k / (K - 1) at map k of K; 1 where a map is gone over again (HMAR, arXiv
+    2506.04421, whose code has 1e-6 of the scale there: rounding).
+
+    ``steps``: k is divided by no more, so that later maps have more than the scale (FlexVAR, arXiv
+    2502.20313: 9). ``cells``: maps of more have the scale itself (there 16 x 16).
+    """
+
+    steps: int | None = None
+    cells: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "cells"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"got {name} {value}; expected an integer above 0, or None")
+
+    def over_maps(self, scale: float, given: Pass) -> float:
+        """As the class says."""
+        if not given.first:
+            return 1.0
+        if self.cells is not None and given.cells > self.cells:
+            return scale
+        last = max(given.count - 1, 1)
+        return 1 + (scale - 1) * given.index / min(last, self.steps or last)
+
+
+@dataclass(frozen=True)
 class Guidance:
     """A scale with its schedule.
 
     ends: tokens done before the first step and after each one, for schedules over tokens; empty
     where they are not known beforehand, and each step counts as one token.
+    passes: what each step does, for schedules over maps; empty where there is one map.
+    kept: whether steps read keys and values of earlier ones, so that null rows are needed until
+    the last step with guidance; otherwise only in steps with guidance.
 
     Raises:
         ValueError: a negative or non-finite scale.
@@ -153,6 +230,8 @@ class Guidance:
     scale: float = 1.0
     schedule: Schedule = Constant()
     ends: tuple[int, ...] = ()
+    passes: tuple[Pass, ...] = ()
+    kept: bool = True
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.scale) or self.scale < 0:
@@ -166,15 +245,35 @@ class Guidance:
             return self
         return dataclasses.replace(self, ends=(0, *accumulate(sizes)))
 
+    def fitted(self, maps: Sequence[int]) -> "Guidance":
+        """The same for steps that predict these token maps."""
+        return dataclasses.replace(self, schedule=self.schedule.fitted(maps))
+
+    def of(self, steps: Sequence[Step], cached: bool) -> "Guidance":
+        """The same for the steps of an order; ``cached``, whether later ones read what is kept."""
+        maps = [step.scale for step in steps]
+        passes: list[Pass] = []
+        if maps[-1]:
+            firsts = [k == 0 or maps[k - 1] != maps[k] for k in range(len(maps))]
+            passes = [
+                Pass(step.scale, maps[-1] + 1, step.predicts, first)
+                for step, first in zip(steps, firsts, strict=True)
+            ]
+        return dataclasses.replace(self.fitted(maps), passes=tuple(passes), kept=cached)
+
     def at(self, index: int, num_steps: int) -> float | Tensor:
         """s at a step: one number, or float64 (tokens, 1)."""
+        if self.passes and isinstance(self.schedule, MapSchedule):
+            return self.schedule.over_maps(self.scale, self.passes[index])
         if self.ends and isinstance(self.schedule, TokenSchedule):
             before, after = self.ends[index : index + 2]
             return self.schedule.over(self.scale, before, after, self.ends[-1])
         return self.schedule(self.scale, index, num_steps)
 
     def guides(self, index: int, num_steps: int) -> bool:
-        """Whether null rows are needed at a step: s is not 1 there or at a later one."""
+        """Whether null rows are needed at a step: s is not 1 there or, if ``kept``, later."""
+        if not self.kept:
+            return not is_off(self.at(index, num_steps))
         return index <= self.last_active(num_steps)
 
     def doubles(self, index: int, num_steps: int) -> bool:
@@ -203,21 +302,13 @@ def scale_table(guidance: Guidance, num_steps: int) -> Tensor:
 def make_schedule(
     schedule: str | dict[str, Any] | Schedule, registry: Registry[type[Schedule]] = SCHEDULES
 ) -> Schedule:
-    """A schedule by registered name, by a record of name and options, or as it is.
+    """A schedule by registered name, with options or without, by a record, or as it is.
 
     Raises:
         KeyError: an unknown name or option, with the nearest known ones.
+        ValueError: a text that cannot be read, or an option out of range.
     """
-    if isinstance(schedule, Schedule):
-        return schedule
-    options = {"name": schedule} if isinstance(schedule, str) else dict(schedule)
-    name = str(options.pop("name", ""))
-    cls = registry[name]
-    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-    for option in options:
-        if option not in known:
-            raise KeyError(unknown_name(f"option of the schedule {name!r}", option, known))
-    return cls(**options)
+    return make_named(registry, Schedule, schedule)
 
 
 def schedule_record(
@@ -228,10 +319,4 @@ def schedule_record(
     Raises:
         ValueError: a schedule that is not registered.
     """
-    for name in registry:
-        if registry[name] is type(schedule):
-            return {"name": name, **asdict(schedule)}  # type: ignore[call-overload]
-    raise ValueError(
-        f"{type(schedule).__name__} is not a registered {registry.kind}; add it to "
-        "sampling/registry.py, so that its settings can be saved"
-    )
+    return record_of(registry, schedule)

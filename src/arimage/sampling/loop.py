@@ -12,6 +12,7 @@ from torch import Tensor
 from arimage.ar.base import Backbone, Cache, Context, Known, Noise, State, Step
 from arimage.ar.orders.base import Order
 from arimage.sampling.cache import cache_dtype, check_cache_dtype, make_cache
+from arimage.sampling.groups import BUCKET
 from arimage.sampling.guidance import Guidance
 from arimage.sampling.samplers.base import Sampler
 from arimage.shapes import Float
@@ -29,6 +30,9 @@ class Branch:
         cache: of all rows; None where the order keeps none.
         guidance: scale and schedule.
         kept_as: of keys and values, ``Settings.cache_dtype``.
+        first, last: its logits count from step ``first`` on, to the one before ``last`` (None: to
+            the end). Before, it is run for what it remembers; after, not at all.
+        weight: of its guided logits in the sum over branches, a number or (); None is 1.
     """
 
     model: Backbone
@@ -36,6 +40,9 @@ class Branch:
     cache: Cache | None
     guidance: Guidance
     kept_as: str | None = None
+    first: int = 0
+    last: int | None = None
+    weight: Any = None
 
     @classmethod
     def of(
@@ -46,6 +53,9 @@ class Branch:
         guidance: Guidance,
         kept_as: str | None = None,
         allocate: bool = True,
+        *,
+        first: int = 0,
+        last: int | None = None,
     ) -> "Branch":
         """Prepares the context and allocates the cache for a batch of conditions.
 
@@ -53,23 +63,44 @@ class Branch:
         """
         check_cache_dtype(kept_as, order)
         model.pack()
-        sizes = [order.step(i).predicts for i in range(order.num_steps)]
-        guidance = guidance.over(sizes, order.num_slots)
+        steps = [order.step(i) for i in range(order.num_steps)]
+        guidance = guidance.over([step.predicts for step in steps], order.num_slots)
+        remembers = order.cached or model.new_cache(1, torch.device("meta")) is not None
+        guidance = guidance.of(steps, remembers)
         if guidance.last_active(order.num_steps) >= 0:
             condition = model.with_null(condition)
-        branch = cls(model, model.prepare(condition), None, guidance, kept_as=kept_as)
+        context = model.prepare(condition)
+        branch = cls(model, context, None, guidance, kept_as, first, last)
         return dataclasses.replace(branch, cache=branch.new_cache(order)) if allocate else branch
 
     def new_cache(self, order: Order) -> Cache | None:
-        """Memory for all rows, or None where the order keeps nothing."""
-        if not order.cached:
-            return None
+        """Memory for all rows, or None where neither the model nor the order keeps any."""
         rows, device = len(self.context.prefix), self.context.prefix.device
+        own = self.model.new_cache(rows, device)
+        if own is not None or not order.cached:
+            return own
         dtype = cache_dtype(self.model.dtype, device, order)
-        return make_cache(self.kept_as, self.model.cache_shape, rows, order.length, dtype, device)
+        length = order.length
+        if self.last is not None:  # whole buckets, since captured steps read those
+            used = max(order.step(i).stop for i in range(self.last))
+            length = min(length, -(-used // BUCKET) * BUCKET)
+        return make_cache(self.kept_as, self.model.cache_shape, rows, length, dtype, device)
+
+    def speaks(self, index: int) -> bool:
+        """Whether its logits count at a step."""
+        return self.first <= index and (self.last is None or index < self.last)
+
+    def follows(self, index: int) -> bool:
+        """Whether it is run at a step for what it remembers alone."""
+        return index < self.first and self.cache is not None
 
     def logits(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "b n v"]:
-        """Guided float32 logits (b, n, vocab) of one step."""
+        """Guided float32 logits (b, n, vocab) of one step, by their weight."""
+        logits = self.model.head(self.hidden(inputs, step, batch)).float()
+        return logits if self.weight is None else logits * self.weight
+
+    def hidden(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "b n width"]:
+        """What the head sees; the head is affine, so mixing before it halves its work."""
         s = self.guidance.at(step.index, step.num_steps)
         guided = self.guidance.guides(step.index, step.num_steps)
         context, cache = self.context, self.cache
@@ -79,9 +110,9 @@ class Branch:
             step = step.tiled(2)
             inputs = None if inputs is None else torch.cat([inputs, inputs])
         hidden = self.model(inputs, context, step, cache)
-        if guided:  # the head is affine, so mixing before it halves its work
+        if guided:
             hidden = hidden[batch:] + times(hidden[:batch] - hidden[batch:], s)
-        return self.model.head(hidden).float()
+        return hidden
 
     def skip(self, step: Step, noise: Noise) -> None:
         """Passes over what published code draws unused at each pass of the model
@@ -114,7 +145,8 @@ def generate(
     """Yields the state after each step; previews and editing come for free.
 
     Args:
-        branches: models whose guided logits are added (one, as a rule).
+        branches: models whose guided logits are added, each by its weight, where several speak
+            (one, as a rule); the first says how published code draws.
         order: owns the state.
         sampler: logits to ids.
         noise: random draws, one stream per image.
@@ -147,10 +179,13 @@ def advance(
 ) -> State:
     """The state after one step: what the order feeds, guided logits, a draw, what it commits."""
     inputs = order.inputs(state, step)
-    logits = reduce(torch.add, (b.logits(inputs, step, noise.batch) for b in branches))
-    state = dataclasses.replace(state, broken=first_broken(logits, step, state.broken))
     for branch in branches:
-        branch.skip(step, noise)
+        if branch.follows(state.step):
+            branch.hidden(inputs, step, noise.batch)
+    speaking = (branch for branch in branches if branch.speaks(state.step))
+    logits = reduce(torch.add, (b.logits(inputs, step, noise.batch) for b in speaking))
+    state = dataclasses.replace(state, broken=first_broken(logits, step, state.broken))
+    branches[0].skip(step, noise)
     draw = sampler(logits, step, order.stream(noise, step))
     return order.commit(state, step, draw, noise)
 

@@ -19,6 +19,7 @@ from arimage.shapes import Float, Int
 MAX_SEED = 2**63
 BLOCK = 256  # numbers of each image drawn ahead: one call per image and token would cost more
 DRAWS = 2**192  # where in an image's stream its label is drawn: no image gets there by sampling
+NORMALS, APART = 2**193, 2**64  # where normal numbers begin, and how far those of two steps are
 Seeds = Sequence[int] | int | None
 
 
@@ -59,13 +60,23 @@ class PerImageNoise:
         streams = (np.random.Philox(key=seed, counter=DRAWS) for seed in self._seeds)
         return [int(np.random.Generator(stream).integers(num_classes)) for stream in streams]
 
+    def normal(self, count: int, index: int) -> Float[Tensor, "b n"]:
+        """``count`` standard normal numbers per image, float64, others for each ``index``.
+
+        From a far part of its stream: the draws of the image itself do not change.
+        """
+        place = NORMALS + index * APART
+        streams = (np.random.Philox(key=seed, counter=place) for seed in self._seeds)
+        rows = [np.random.Generator(stream).standard_normal(count) for stream in streams]
+        return torch.from_numpy(np.stack(rows)).to(self.device)
+
     def gumbel(self, count: int, inverse: bool = False) -> Float[Tensor, "b n"]:
         """``count`` standard Gumbel numbers per image, float64; always from uniform numbers."""
         tiny = torch.finfo(torch.float64).tiny
         return -(-self.uniform(count).clamp_min(tiny).log()).clamp_min(tiny).log()
 
-    def permutations(self, count: int) -> Int[Tensor, "b n"]:
-        """A random permutation of 0..count-1 for each image."""
+    def permutations(self, count: int, shared: bool = False) -> Int[Tensor, "b n"]:
+        """A random permutation of 0..count-1 for each image; ``shared`` or not."""
         return self.gumbel(count).argsort(-1)
 
     def integers(self, count: int) -> Int[Tensor, " b"]:
@@ -139,10 +150,14 @@ class ReferenceNoise:
             return -(-uniform.clamp_min(torch.finfo(uniform.dtype).tiny).log()).log()
         return -self._exponential((self.batch, count)).log()
 
-    def permutations(self, count: int) -> Int[Tensor, "b n"]:
+    def permutations(self, count: int, shared: bool = False) -> Int[Tensor, "b n"]:
         """``torch.randperm`` on the CPU, one image after the other (ziqipang/RandAR@d374a72
-        RandAR/model/randar_gpt.py generate).
+        RandAR/model/randar_gpt.py generate); ``shared``: one for all, the order of as many float32
+        numbers (hp-l33/ARPG@1a1758c models/arpg.py generate).
         """
+        if shared:
+            numbers = torch.rand(count, generator=self._generator, device=self.device)
+            return numbers.argsort().expand(self.batch, -1)
         stream = self._on_host()
         rows = [torch.randperm(count, generator=stream) for _ in range(self.batch)]
         return torch.stack(rows).to(self.device)

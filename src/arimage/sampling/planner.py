@@ -6,7 +6,9 @@ distinct condition (RAR's adaLN tables). Weights are not counted: they are there
 estimate was below the truth, ``batches.Fit`` goes on with fewer.
 """
 
+import dataclasses
 import math
+from typing import Any
 
 import torch
 
@@ -14,6 +16,7 @@ from arimage.ar.base import Backbone
 from arimage.ar.orders.base import Order
 from arimage.sampling.cache import CACHE_DTYPES, cache_dtype
 from arimage.sampling.guidance import Guidance
+from arimage.sampling.settings import Settings
 
 LARGEST_BATCH = 256  # more does not make a step faster, and results would arrive late
 GIB = 2**30
@@ -38,17 +41,45 @@ def image_bytes(
         kept_as: ``Settings.cache_dtype``.
     """
     size, shape = model.dtype.itemsize, model.cache_shape
-    rows = 2 if guidance.last_active(order.num_steps) >= 0 else 1
     steps = [order.step(i) for i in range(order.num_steps)]
+    guidance = guidance.fitted([step.scale for step in steps])
+    rows = 2 if guidance.last_active(order.num_steps) >= 0 else 1
     read = cache_dtype(model.dtype, model.device, order).itemsize
     layer = 2 * shape.heads * shape.head_dim * order.length  # values
     cache = shape.layers * layer * read
     if kept_as is not None:  # and one layer at a time in the model's dtype
         cache = shape.layers * layer * CACHE_DTYPES[kept_as].itemsize + layer * size
+    own = model.new_cache(1, torch.device("meta"))
+    if own is not None or not order.cached:
+        cache = 0 if own is None else held_bytes(own)
     widest = max(model.prefix_rows, *(step.stop - step.start for step in steps))
     activations = widest * model.config.width * ACTIVATIONS * size
     logits = max(step.predicts for step in steps) * model.num_choices * LOGIT_BYTES
-    return rows * (cache * order.cached + activations) + logits + tokenizer_bytes
+    return rows * (cache + activations) + logits + tokenizer_bytes
+
+
+def held_bytes(cache: Any) -> int:
+    """Bytes of a cache's tensors."""
+    return sum(getattr(cache, field.name).nbytes for field in dataclasses.fields(cache))
+
+
+def planned(
+    main: Any, guide: Any, settings: Settings, memory_budget: float | int | None = None
+) -> int:
+    """How many images of a generator, and of its guide if there is one, fit at once.
+
+    ``memory_budget``: as ``budget_bytes``.
+    """
+    how = main.order(**settings.order_options), settings.guidance(), 0, settings.cache_dtype
+    models = list(main.transformers)
+    one = main.tokenizer.bytes_per_image + sum(image_bytes(model, *how) for model in models)
+    if guide is not None:
+        models.append(guide.transformer)
+        one += image_bytes(guide.transformer, how[0], Guidance(), *how[2:])
+    tables = [model.table_bytes for model in models]
+    table, most = map(sum, zip(*tables, strict=True))
+    budget = budget_bytes(memory_budget, main.device, main.held_bytes)
+    return fitting_batch(one, budget, table, most)
 
 
 def budget_bytes(memory_budget: float | int | None, device: torch.device, held: int = 0) -> int:

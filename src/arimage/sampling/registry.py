@@ -1,4 +1,4 @@
-"""Which samplers, schedules, kinds of noise and captures exist: one line each."""
+"""Which samplers, schedules, annealings, kinds of noise and captures exist: one line each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from arimage.registry import Registry
 
 if TYPE_CHECKING:
     from arimage.ar.base import Noise
+    from arimage.sampling.cads import Annealing
     from arimage.sampling.capture import Capture
     from arimage.sampling.guidance import Schedule
     from arimage.sampling.samplers.base import Sampler
@@ -17,6 +18,7 @@ SAMPLERS: Registry[type[Sampler]] = Registry(
     {
         "categorical": "arimage.sampling.samplers.categorical:Categorical",
         "argmax": "arimage.sampling.samplers.argmax:Argmax",
+        "familiar": "arimage.sampling.samplers.familiar:Familiar",
         "annealed": "arimage.sampling.samplers.annealed:Annealed",
     },
 )
@@ -31,6 +33,15 @@ SCHEDULES: Registry[type[Schedule]] = Registry(
         "linear_before": "arimage.sampling.guidance:LinearBefore",
         "linear_per_token": "arimage.sampling.guidance:LinearPerToken",
         "interval": "arimage.sampling.guidance:Interval",
+        "per_step": "arimage.sampling.per_step:PerStep",
+        "linear_by_map": "arimage.sampling.guidance:LinearByMap",
+    },
+)
+
+ANNEALINGS: Registry[type[Annealing]] = Registry(
+    "annealing",
+    {
+        "cads": "arimage.sampling.cads:CADS",
     },
 )
 

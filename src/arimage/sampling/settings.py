@@ -9,13 +9,15 @@ import torch
 from arimage.ar.base import Noise
 from arimage.registry import unknown_name
 from arimage.sampling.cache import check_cache_dtype
+from arimage.sampling.cads import Annealing
 from arimage.sampling.guidance import Guidance, Schedule, make_schedule, schedule_record
-from arimage.sampling.registry import NOISES, SAMPLERS, SCHEDULES, TEMPERATURES
+from arimage.sampling.named import make_named, record_of
+from arimage.sampling.registry import ANNEALINGS, NOISES, SAMPLERS, SCHEDULES, TEMPERATURES
 from arimage.sampling.samplers.base import Sampler
 
 SCHEDULE = "temperature_schedule"
 SCHEDULED = {"guidance_schedule": SCHEDULES, SCHEDULE: TEMPERATURES}
-ORDER_SETTINGS = ("num_steps", "choice_temperature", "refresh")
+ORDER_SETTINGS = ("num_steps", "choice_temperature", "refresh", "passes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,12 @@ class Settings:
 
     Attributes:
         guidance_scale: s in u + s (c - u); 1 is off.
-        guidance_schedule: a registered name, or a Schedule.
+        guidance_schedule: a registered name, perhaps with options ("interval first=1 last=2"), a
+            record of both, or a Schedule.
+        guide: a weaker generator over the same tokens, or its name (sampling/autoguidance.py).
+        guide_scale: s in w + s (m - w), m and w the logits of the model and of ``guide``; 1 is off.
+        annealing: noise on the class, less at each step: "cads", perhaps with options, or an
+            Annealing (sampling/cads.py); None is off.
         temperature: of the categorical sampler; 0 is argmax.
         temperature_schedule: a registered name, or a Schedule of sampling/temperature.py.
         top_k, top_p: of the categorical sampler; None is off.
@@ -36,6 +43,8 @@ class Settings:
         sampler: a registered name.
         more_smooth: of the categorical sampler; mixes codes, for next-scale models.
         rng: a registered kind of noise: "per_image", or "reference" for the stream of VAR's code.
+        passes: for orders that go over a token map again (refined_scale): for each map, how many
+            tokens are settled after each pass; None is one pass each.
         cache_dtype: "fp8" keeps keys and values in 8 bits, which changes images; None keeps them
             as they are (sampling/cache.py).
 
@@ -56,9 +65,15 @@ class Settings:
     more_smooth: bool = False
     rng: str = "per_image"
     cache_dtype: str | None = None
+    guide: Any = None
+    guide_scale: float | int = 1.0
+    annealing: Any = None
+    passes: Any = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "passes", read_passes(self.passes))
         self.guidance()
+        self._check_branches()
         self.make_sampler()
         NOISES[self.rng]
         check_cache_dtype(self.cache_dtype)
@@ -66,6 +81,21 @@ class Settings:
             raise ValueError(
                 "more_smooth mixes the codes that may be drawn and greedy sampling draws none; "
                 "leave one of them out"
+            )
+
+    def _check_branches(self) -> None:
+        annealed, scale = self.condition_annealing() is not None, self.guide_scale
+        if not (isinstance(scale, int | float) and 0 <= scale < float("inf")):
+            raise ValueError(f"got guide_scale {scale}; expected a number >= 0, where 1 is off")
+        if scale != 1 and self.guide is None:
+            raise ValueError(
+                f"got guide_scale {scale} and no guide; give guide, a weaker model over the same "
+                "tokens"
+            )
+        if annealed and (scale != 1 or self.rng == "reference"):
+            raise ValueError(
+                "annealing draws from each image's own stream and changes the condition of one "
+                "model; leave out guide_scale and rng='reference', or annealing"
             )
 
     def updated(self, changes: dict[str, Any]) -> "Settings":
@@ -79,6 +109,11 @@ class Settings:
     def guidance(self) -> Guidance:
         """The guidance these settings ask for."""
         return Guidance(float(self.guidance_scale), make_schedule(self.guidance_schedule))
+
+    def condition_annealing(self) -> Annealing | None:
+        """The ``Annealing`` these settings ask for; None where it is off."""
+        given = self.annealing
+        return None if given is None else make_named(ANNEALINGS, Annealing, given)
 
     def make_sampler(self) -> Sampler:
         """The sampler these settings ask for."""
@@ -100,11 +135,16 @@ class Settings:
         return NOISES[self.rng](seeds, device)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; a schedule becomes its name and options."""
+        """Plain values; objects become their names and options, a guide the name it has."""
         record = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, registry in SCHEDULED.items():
             if isinstance(record[name], Schedule):
                 record[name] = schedule_record(record[name], registry)
+        if self.annealing is not None:
+            record["annealing"] = record_of(ANNEALINGS, self.condition_annealing())
+        if self.guide is not None and not isinstance(self.guide, str):
+            origin = getattr(self.guide, "origin", None)
+            record["guide"] = getattr(origin, "name", type(self.guide).__name__)
         return record
 
     @classmethod
@@ -122,3 +162,20 @@ class Settings:
             return cls().updated(changes)
         except (KeyError, TypeError) as error:
             raise ValueError(f"cannot read the sampling settings: {error.args[0]}") from error
+
+
+def read_passes(passes: Any) -> tuple[tuple[int, ...], ...] | None:
+    """Token counts of passes as tuples, which can be compared and hashed; None as it is.
+
+    Raises:
+        ValueError: no list of lists of integers.
+    """
+    if passes is None:
+        return None
+    lists = isinstance(passes, list | tuple) and all(isinstance(p, list | tuple) for p in passes)
+    if not lists or not all(type(count) is int for counts in passes for count in counts):
+        raise ValueError(
+            f"got passes {passes}; expected for each token map a list of token counts, for example "
+            "[[1], [1, 3], [1, 1, 2, 5], [16]]"
+        )
+    return tuple(tuple(counts) for counts in passes)

@@ -71,6 +71,8 @@ class ImageTokenizer(Publishable, ArimageModel):
 
     main_input_name = "images"
     placed: ClassVar[bool] = True  # whether each token is of a place in the image
+    replaces: ClassVar[bool] = False  # token maps replace each other instead of adding up
+    placed: ClassVar[bool] = True  # whether each token is of a place in the image
     config: TokenizerConfig
 
     @classmethod

@@ -6,6 +6,7 @@ convolution ``phi``. Behaviour: FoundationVision/VAR@78b9539 models/quant.py.
 """
 
 import itertools
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import ClassVar
 
@@ -71,12 +72,7 @@ class MultiScaleVQConfig(VQTokenizerConfig):
 
     def validate_scales(self) -> None:
         """Scales grow and end at the latent side."""
-        scales = list(self.scales)
-        if not scales or scales != sorted(set(scales)) or scales[-1] != self.side or scales[0] < 1:
-            raise ValueError(
-                f"got scales {scales}; expected growing sides that end with the latent side "
-                f"{self.side} (image_size / downsample_factor)"
-            )
+        check_scales(self.scales, self.side)
 
 
 class Phi(nn.Module):
@@ -111,16 +107,7 @@ class MultiScaleVQTokenizer(ConvTokenizer):
 
     def check_grids(self, grids: Grids) -> None:
         """Raises ValueError unless the maps grow (each ``depth`` times)."""
-        depth = self.config.depth
-        scales = grids[::depth]
-        pairs = itertools.pairwise(scales)
-        falls = any(b == a or b[0] < a[0] or b[1] < a[1] for a, b in pairs)
-        if not grids or falls or grids != repeated(scales, depth):
-            times = f", each {depth} times" if depth > 1 else ""
-            raise ValueError(
-                f"got grids {list(grids)}; expected growing (height, width){times}, that end with "
-                f"the image size divided by {self.config.downsample_factor}"
-            )
+        check_growing(grids, self.config.downsample_factor, self.config.depth)
 
     def _set_grids(self, grids: Grids) -> None:
         """The phi of a scale depends on its place among the scales, so another number of scales is
@@ -151,6 +138,28 @@ class MultiScaleVQTokenizer(ConvTokenizer):
     def view(self, canvas: Float[Tensor, "b c h w"], scale: int) -> Float[Tensor, "b n c"]:
         """The canvas area-resized to the token map of ``scale``."""
         return to_rows(F.interpolate(canvas, self.slots.grids[scale], mode="area"))
+
+
+def check_scales(scales: Sequence[int], side: int) -> None:
+    """Raises ValueError unless the scales grow and end at the latent side."""
+    scales = list(scales)
+    if not scales or scales != sorted(set(scales)) or scales[-1] != side or scales[0] < 1:
+        raise ValueError(
+            f"got scales {scales}; expected growing sides that end with the latent side "
+            f"{side} (image_size / downsample_factor)"
+        )
+
+
+def check_growing(grids: Grids, factor: int, depth: int = 1) -> None:
+    """Raises ValueError unless the maps grow (each ``depth`` times); ``factor`` pixels a cell."""
+    scales = grids[::depth]
+    falls = any(b == a or b[0] < a[0] or b[1] < a[1] for a, b in itertools.pairwise(scales))
+    if not grids or falls or grids != repeated(scales, depth):
+        times = f", each {depth} times" if depth > 1 else ""
+        raise ValueError(
+            f"got grids {list(grids)}; expected growing (height, width){times}, that end with "
+            f"the image size divided by {factor}"
+        )
 
 
 def upsample(x: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c h2 w2"]:

@@ -85,7 +85,7 @@ def perturb(
     with torch.autocast(latents.device.type, enabled=False):  # as in ``quantize``
         for scale in range(slots.num_scales):
             start, stop = slots.span(scale)
-            rows = tokenizer.view(latents - canvas, scale)
+            rows = tokenizer.view(latents if tokenizer.replaces else latents - canvas, scale)
             ids = tokenizer.quantizer.nearest(rows)
             here, rank = (part[:, start:stop].to(ids.device) for part in (replaced, ranks))
             ids[here] = _ranked(tokenizer.quantizer, rows[here], ids[here], rank[here])

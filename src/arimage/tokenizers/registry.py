@@ -16,6 +16,7 @@ TOKENIZERS: Registry[type[ImageTokenizer]] = Registry(
     {
         "vq": "arimage.tokenizers.vq:VQTokenizer",
         "multiscale_vq": "arimage.tokenizers.multiscale_vq:MultiScaleVQTokenizer",
+        "flexible_vq": "arimage.tokenizers.flexible_vq:FlexibleVQTokenizer",
         "titok": "arimage.tokenizers.titok:TiTokTokenizer",
     },
 )
@@ -42,6 +43,7 @@ LAYOUTS: Registry[type[Layout]] = Registry(
     {
         "var": "arimage.tokenizers.convert.var:VARTokenizerLayout",
         "llamagen": "arimage.tokenizers.convert.llamagen:LlamaGenTokenizerLayout",
+        "flexvar": "arimage.tokenizers.convert.flexvar:FlexVARTokenizerLayout",
         "maskgit": "arimage.tokenizers.convert.maskgit:MaskGITTokenizerLayout",
         "maskbit": "arimage.tokenizers.convert.maskbit:MaskBitTokenizerLayout",
         "taming": "arimage.tokenizers.convert.taming:TamingTokenizerLayout",

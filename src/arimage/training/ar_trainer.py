@@ -86,8 +86,8 @@ def teacher(
 
 
 def masked_for(attention: Attention, order: Order, lesson: Lesson) -> Lesson:
-    """The lesson, with the order's mask in blocks for "flex"."""
-    if attention == "sdpa":
+    """The lesson, with the order's mask in blocks for "flex"; a mask of its own stays dense."""
+    if attention == "sdpa" or lesson.step.mask is not order.full_step().mask:
         return lesson
     return dataclasses.replace(lesson, step=dataclasses.replace(lesson.step, mask=order.block_mask))
 

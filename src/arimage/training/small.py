@@ -9,6 +9,7 @@ import torch
 
 from arimage.ar.base import Backbone
 from arimage.ar.registry import MODELS
+from arimage.parts import check_fuse
 from arimage.registry import unknown_name
 from arimage.tokenizers.base import ImageTokenizer, nearest_multiple_error
 from arimage.tokenizers.registry import TOKENIZERS
@@ -23,16 +24,23 @@ FAMILIES = {
     "random": "rar",
     "regions": "par",
     "instructed": "randar",
+    "random_groups": "arpg",
+    "local_groups": "lpd",
+    "within_scale": "mvar",
     "halton": "halton",
     "bits": "maskbit",
+    "flexible_scale": "flexvar",
+    "refined_scale": "hmar",
 }
-GATED = (
-    "llama",
-    "par",
-    "randar",
-    "halton",
-)  # three matrices in the feed-forward; the others have two
+GATED = ("llama", "par", "randar", "arpg", "halton")  # a feed-forward of three matrices, not two
 SMALL_ORDERS = tuple(FAMILIES)
+# Orders over several token maps, and what makes these; the others have one map, of "vq".
+BY_SCALE = {
+    "next_scale": "multiscale_vq",
+    "flexible_scale": "flexible_vq",
+    "refined_scale": "multiscale_vq",
+    "within_scale": "multiscale_vq",
+}
 
 
 def small_tokenizer(order: str, image_size: int, seed: int) -> ImageTokenizer:
@@ -55,9 +63,9 @@ def small_tokenizer(order: str, image_size: int, seed: int) -> ImageTokenizer:
     }
     if order == "bits":
         fields |= {"quantizer": "lfq", "vocab_size": 2 ** fields["code_dim"]}
-    if order == "next_scale":
+    if order in BY_SCALE:
         fields["scales"] = scales_to(image_size // DOWNSAMPLE)
-    cls = TOKENIZERS["multiscale_vq" if order == "next_scale" else "vq"]
+    cls = TOKENIZERS[BY_SCALE.get(order, "vq")]
     torch.manual_seed(seed)
     return cls(cls.config_class(**fields))
 
@@ -85,9 +93,10 @@ def small_transformer(
         "num_heads": 4,
         "dropout": 0.1,
     }
-    if family == "var":
+    if order in BY_SCALE:
         scales = [h for h, _ in tokenizer.slots.grids]
-        fields |= {"scales": scales, "code_dim": tokenizer.config.code_dim, "shared_adaln": True}
+        fields |= {"scales": scales, "code_dim": tokenizer.config.code_dim}
+        fields |= {"shared_adaln": True} if family != "m_var" else {}
     else:
         fields |= {"grid": [height, width], "mlp_hidden": 256 if family in GATED else 384}
     cls = MODELS[family]
@@ -104,7 +113,10 @@ def default_order(family: str | None, tokenizer: ImageTokenizer | None = None) -
     """The family's first order; without one, raster where the tokenizer has one token map."""
     if family is not None:
         return MODELS[family].config_class.orders[0]
-    return "raster" if tokenizer is not None and tokenizer.slots.num_scales == 1 else "next_scale"
+    if tokenizer is None:
+        return "next_scale"
+    replaces = "flexible_scale" if tokenizer.replaces else "next_scale"
+    return "raster" if tokenizer.slots.num_scales == 1 else replaces
 
 
 def check_order(
@@ -123,10 +135,10 @@ def check_order(
     if tokenizer is None or tokenizer.slots.grids == ((1, 1),):
         return
     maps = tokenizer.slots.num_scales
-    if (order == "next_scale") != (maps > 1):
-        others = ", ".join(name for name in SMALL_ORDERS if name != "next_scale")
-        fitting = "next_scale" if maps > 1 else f"one of {others}"
+    if (order in BY_SCALE) != (maps > 1):
+        fitting = [name for name in SMALL_ORDERS if (name in BY_SCALE) == (maps > 1)]
         raise ValueError(
             f"got order {order!r} for a tokenizer with {maps} token map{'s' * (maps > 1)}; use "
-            f"{fitting}"
+            f"{', '.join(fitting[:-1])} or {fitting[-1]}"
         )
+    check_fuse(tokenizer, order)

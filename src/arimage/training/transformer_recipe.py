@@ -17,7 +17,8 @@ RAR_UNDECAYED = (
     "step_embedding",
     "out_modulation",
 )
-UNDECAYED_OF = {"var": UNDECAYED, "rar": RAR_UNDECAYED}  # by family
+UNDECAYED_OF = dict.fromkeys(("var", "mvar", "m_var", "flexvar", "hmar"), UNDECAYED)  # by family
+UNDECAYED_OF |= {"rar": RAR_UNDECAYED}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """VAR's transformer files: ``var_d16.pth`` to ``var_d36.pth``, trainer files, CCA, DDO.
 
-Keys and shapes: FoundationVision/VAR@78b9539 models/var.py. Its descendants with the same keys and
-another decoding rule (MVAR) cannot be told apart from it.
+Keys and shapes: FoundationVision/VAR@78b9539 models/var.py. Descendants have the same keys and more
+(M-VAR), or the same keys and another training mask (MVAR): they have layouts of their own.
 """
 
 import math
@@ -16,6 +16,7 @@ from arimage.zoo import VAR_SAMPLING
 from arimage.zoo import VAR_SCHEDULES as SCHEDULES
 
 HEAD_DIM = 64  # of every published model: models/__init__.py build_vae_var
+MASK, MAMBA = "attn_bias_for_masking", "blocks.0.mamba.A_log"
 
 
 class VARLayout(Layout):
@@ -52,27 +53,48 @@ class VARLayout(Layout):
     )
     droppable: ClassVar[dict[str, str]] = {
         "lvl_1L": "the scale of each position, which follows from the scales",
-        "attn_bias_for_masking": "the training mask, made from the order when it is needed",
+        MASK: "the training mask, made from the order when it is needed",
         r"blocks\.\d+\.attn\.zero_k_bias": "zeros: keys have no bias",
     }
 
+    def recognizes(self, weights: Weights) -> bool:
+        """The keys, and neither Mamba's nor a mask that hides the token maps before."""
+        other = MAMBA in weights or hides_other_scales(weights)
+        return super().recognizes(weights) and not other
+
     def config(self, weights: Weights, **hints: Any) -> VARConfig:
         """From shapes; ``scales`` and ``depth`` are hints that must agree with the file."""
+        scales = infer_scales(weights, hints.get("scales"))
+        return VARConfig(scales=scales, **self.sizes(weights, hints))
+
+    def sizes(self, weights: Weights, hints: dict[str, Any]) -> dict[str, Any]:
+        """Fields of a config, but for the scales, that VAR's relatives have, too.
+
+        Raises:
+            ValueError: another depth than a hint says.
+        """
         width = weights["blocks.0.attn.mat_qkv.weight"].shape[1]
         scale_mul = weights.get("blocks.0.attn.scale_mul_1H11")
         hidden = weights["blocks.0.ffn.fc1.weight"].shape[0]
-        return VARConfig(
-            scales=infer_scales(weights, hints.get("scales")),
-            depth=self.count_blocks(weights, hints.get("depth")),
-            width=width,
-            num_heads=max(width // HEAD_DIM, 1) if scale_mul is None else scale_mul.numel(),
-            mlp_ratio=hidden / width,
-            vocab_size=weights["head.weight"].shape[0],
-            code_dim=weights["word_embed.weight"].shape[1],
-            num_classes=weights["class_emb.weight"].shape[0] - 1,
-            qk_norm=scale_mul is not None,
-            shared_adaln="shared_ada_lin.1.weight" in weights,
-        )
+        return {
+            "depth": self.count_blocks(weights, hints.get("depth")),
+            "width": width,
+            "num_heads": max(width // HEAD_DIM, 1) if scale_mul is None else scale_mul.numel(),
+            "mlp_ratio": hidden / width,
+            "vocab_size": weights["head.weight"].shape[0],
+            "code_dim": weights["word_embed.weight"].shape[1],
+            "num_classes": weights["class_emb.weight"].shape[0] - 1,
+            "qk_norm": scale_mul is not None,
+            "shared_adaln": "shared_ada_lin.1.weight" in weights,
+        }
+
+
+def hides_other_scales(weights: Weights) -> bool:
+    """Whether the training mask hides the first position from the second; False without values."""
+    mask = weights.get(MASK)
+    if mask is None or mask.is_meta or mask.shape[-1] < 2:
+        return False
+    return bool(mask[..., 1, 0].isinf().all())
 
 
 def infer_scales(weights: Weights, wanted: Sequence[int] | None = None) -> tuple[int, ...]:

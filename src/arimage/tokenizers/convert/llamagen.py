@@ -8,6 +8,8 @@ from typing import ClassVar
 from arimage.checkpoint import Weights
 from arimage.tokenizers.convert.conv import Names, SingleScaleLayout
 
+FLEXVAR_CODE_DIM = 32  # jiaosiyu1999/FlexVAR@04462cb models/__init__.py; LlamaGen's is 8
+
 
 class LlamaGenTokenizerLayout(SingleScaleLayout):
     """VQ-16 and VQ-8; the decoder's levels begin with the lowest resolution."""
@@ -21,9 +23,16 @@ class LlamaGenTokenizerLayout(SingleScaleLayout):
         block="res",
         middle=("mid.0", "mid.1", "mid.2"),
     )
+    flexible: ClassVar[bool] = False
     droppable: ClassVar[dict[str, str]] = {
         r"quantize\.codebook_used": "which codes were used last while training",
     }
+
+    def recognizes(self, weights: Weights) -> bool:
+        """The anchors, and codes that are not FlexVAR's, which has the same keys."""
+        codes = weights.get("quantize.embedding.weight")
+        flexible = codes is not None and codes.shape[1] == FLEXVAR_CODE_DIM
+        return super().recognizes(weights) and flexible == self.flexible
 
     def codebook(self, weights: Weights) -> tuple[str, str]:
         """Normalised where it is read: ``codebook_l2_norm`` of every published model."""
