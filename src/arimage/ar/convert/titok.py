@@ -12,6 +12,7 @@ from arimage.zoo_titok import TITOK_SAMPLING
 
 HEADS = 16
 BERT = r"model\.encoder\.layer\.(\d+)\."
+TYPES = "model.embeddings.token_type_embeddings.weight"
 WORDS, WIDER = "model.embeddings.word_embeddings.weight", "embeddings.weight"
 
 
@@ -42,7 +43,12 @@ class TiTokLayout(Layout):
     }
 
     def config(self, weights: Weights, **hints: Any) -> TiTokConfig:
-        """From shapes; ``depth`` is a hint that must agree with the file."""
+        """From shapes; ``depth`` is a hint that must agree with the file.
+
+        Raises:
+            ValueError: another depth. KeyError: a table that is not there.
+        """
+        assert weights[TYPES] is not None  # which ``split`` adds to the positions
         blocks = {key.split(".")[3] for key in weights if key.startswith("model.encoder.layer.")}
         fields = self.sizes(weights, WORDS, "model.lm_head.weight", hints)
         tokens = len(weights["model.embeddings.position_embeddings.weight"]) - 1
@@ -75,7 +81,7 @@ class TiTokLayout(Layout):
         whole = dict(weights)
         words = whole.pop(WORDS)
         whole["words"], whole["classes"] = words_and_classes(words, config)
-        types = whole.pop("model.embeddings.token_type_embeddings.weight")
+        types = whole.pop(TYPES)
         positions = whole.pop("model.embeddings.position_embeddings.weight")
         whole["positions"] = positions + types[:1]
         return whole
