@@ -61,6 +61,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "hmar": {"guidance_schedule": "linear_by_map", "passes": HMAR_SAMPLING["passes"]},
     "halton": {},
     "maskbit": {"guidance_schedule": {"name": "power_cosine", "power": 3.0}},
+    "titok": {"sampler": "annealed", "guidance_schedule": "linear_before"},
 }
 # model -> tokenizer, where there are several token maps
 SCALED = dict.fromkeys(("var", "mvar", "m_var", "code", "hmar"), "multiscale_vq")

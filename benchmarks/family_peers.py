@@ -192,6 +192,19 @@ def hmar_peer(path: str, labels: torch.Tensor) -> Call:
     return lambda: model.generate(len(labels), labels, g_seed=0, **options)
 
 
+def titok_peer(path: str, labels: torch.Tensor) -> Call:
+    """bytedance/1d-tokenizer@942a96f: ``generate`` of its own BERT."""
+    sys.path.insert(0, path)
+    from modeling.maskgit import ImageBert
+
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS}
+    sizes |= {"intermediate_size": HIDDEN, "image_seq_len": SIDE * SIDE, "dropout": 0.0}
+    generator = {**sizes, "attn_drop": 0.0, "condition_num_classes": 1000}
+    config = {"model": {"vq_model": {"codebook_size": VOCAB}, "generator": generator}}
+    model = ImageBert(config).eval()
+    return lambda: model.generate(labels.clone(), SCALE - 1, "linear", num_sample_steps=8)
+
+
 PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {
     "par": par_peer,
     "randar": randar_peer,
@@ -203,4 +216,5 @@ PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {
     "hmar": hmar_peer,
     "halton": halton_peer,
     "maskbit": maskbit_peer,
+    "titok": titok_peer,
 }

@@ -71,6 +71,7 @@ TINY_NETWORKS = {
 
 SMALL = {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48}
 ODD = {"grid": (3, 5), "depth": 1, "num_heads": 2}
+LINE = {**SMALL, "grid": (1, 12), "width": 16}
 TEXT = {"text_tokens": 7, "text_width": 10}
 # of grids; it fits the tokenizer
 FIRST = {"grid": (4, 4), "vocab_size": 32, "depth": 2, "width": 32, "mlp_hidden": 48}
@@ -109,6 +110,8 @@ TINY_MODELS = {
         "multiscale_vq", (SCALED, {**SCALED, "depth": 1, "width": 64, "qk_norm": False})
     ),
     "halton": TinyModel("vq", (SMALL, {**ODD, "vocab_size": 17, "width": 23})),
+    "titok": TinyModel("titok", (LINE, SIZES[1])),
+    "titok_uvit": TinyModel("titok", ({**LINE, "depth": 3}, SIZES[1])),
     "maskbit": TinyModel("vq", ({**SMALL, "splits": 5}, {**ODD, "vocab_size": 64, "width": 24})),
     "var": TinyModel(
         "multiscale_vq",
@@ -173,6 +176,7 @@ TINY_SAMPLERS = {
         )
     ],
     "argmax": [({}, partial(softmax64, temperature=0))],
+    "annealed": [({"choice_temperature": 0}, partial(softmax64, temperature=0))],
     "familiar": [({"largest": 400}, softmax64), ({"top_k": 1}, partial(softmax64, top_k=1))],
 }
 

@@ -12,6 +12,7 @@ from arimage.zoo_masked import MASKED
 from arimage.zoo_orders import ORDERED
 from arimage.zoo_relatives import RELATIVES
 from arimage.zoo_relatives2 import RELATIVES2
+from arimage.zoo_titok import TITOK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +225,7 @@ def _rar(size: str) -> Preset:
     )
 
 
-_ROWS = (*ORDERED, *GROUPED, *MASKED, *RELATIVES, *RELATIVES2)
+_ROWS = (*ORDERED, *GROUPED, *MASKED, *RELATIVES, *RELATIVES2, *TITOK)
 _ORDERED = (Preset(**row) for row in _ROWS)
 PRESETS: dict[str, Preset] = {
     preset.name: preset for preset in (*_PRESETS, *_HUB_PRESETS, *map(_rar, _RAR_SIZES), *_ORDERED)

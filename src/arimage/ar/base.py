@@ -273,6 +273,7 @@ class Backbone(Quantizable, ArimageModel):
     prefix_length: ClassVar[int] = 1
     takes_text: ClassVar[bool] = False
     unused_draws: ClassVar[int] = 0  # uniform numbers per image, before the first token
+    pass_draws: ClassVar[int] = 0  # the same, at each pass, with a class and without one
     draws_apart: ClassVar[bool] = False  # published code draws the tokens of a step one by one
     keeps_tables: bool = True  # whether ``prepare`` makes tables for all steps (sampling/cads.py)
     config: BackboneConfig

@@ -28,6 +28,8 @@ MODELS: Registry[type[Backbone]] = Registry(
         "maskbit": "arimage.ar.maskbit:MaskBitModel",
         "flexvar": "arimage.ar.flexvar:FlexVARModel",
         "hmar": "arimage.ar.hmar:HMARModel",
+        "titok": "arimage.ar.titok:TiTokModel",
+        "titok_uvit": "arimage.ar.titok:TiTokUViTModel",
     },
 )
 
@@ -67,5 +69,7 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "maskbit": "arimage.ar.convert.maskbit:MaskBitLayout",
         "flexvar": "arimage.ar.convert.flexvar:FlexVARLayout",
         "hmar": "arimage.ar.convert.hmar:HMARLayout",
+        "titok": "arimage.ar.convert.titok:TiTokLayout",
+        "titok_uvit": "arimage.ar.convert.titok:TiTokUViTLayout",
     },
 )

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,12 @@ from arimage.sampling.registry import SCHEDULES
 
 
 class Schedule(ABC):
-    """s as a function of the step; subclasses are dataclasses, their fields are its options."""
+    """s as a function of the step; subclasses are dataclasses, their fields are its options.
+
+    ``saves``: published code leaves out the pass without a class where s is 1.
+    """
+
+    saves: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, scale: float, index: int, num_steps: int) -> float:
@@ -78,6 +83,7 @@ class Linear(Schedule):
 class PowerCosine(Schedule):
     """1 + (scale - 1) (1 - cos(pi (t / num_steps) ** power)) / 2 (RAR, arXiv 2411.00776)."""
 
+    saves: ClassVar[bool] = False
     power: float = 1.0
 
     def __post_init__(self) -> None:
@@ -269,6 +275,10 @@ class Guidance:
         if not self.kept:
             return not is_off(self.at(index, num_steps))
         return index <= self.last_active(num_steps)
+
+    def doubles(self, index: int, num_steps: int) -> bool:
+        """Whether published code runs the model a second time at a step, without a class."""
+        return not self.schedule.saves or not is_off(self.at(index, num_steps))
 
     def last_active(self, num_steps: int) -> int:
         """The last step where some s is not 1; -1 if there is none: no null rows are needed."""

@@ -114,6 +114,14 @@ class Branch:
             hidden = hidden[batch:] + times(hidden[:batch] - hidden[batch:], s)
         return hidden
 
+    def skip(self, step: Step, noise: Noise) -> None:
+        """Passes over what published code draws unused at each pass of the model
+        (``Backbone.pass_draws``), of which it makes two where it guides."""
+        if not self.model.pass_draws:
+            return
+        for _ in range(1 + self.guidance.doubles(int(step.index), step.num_steps)):
+            noise.skip(self.model.pass_draws)
+
 
 def times(x: Tensor, s: float | Tensor) -> Tensor:
     """x * s, rounded once to the dtype of ``x``, also where ``s`` is a tensor of more digits."""
@@ -177,6 +185,7 @@ def advance(
     speaking = (branch for branch in branches if branch.speaks(state.step))
     logits = reduce(torch.add, (b.logits(inputs, step, noise.batch) for b in speaking))
     state = dataclasses.replace(state, broken=first_broken(logits, step, state.broken))
+    branches[0].skip(step, noise)
     draw = sampler(logits, step, order.stream(noise, step))
     return order.commit(state, step, draw, noise)
 

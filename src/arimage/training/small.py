@@ -88,7 +88,7 @@ def small_transformer(
         "order": order,
         "vocab_size": tokenizer.config.vocab_size,
         "num_classes": num_classes,
-        "depth": 4,
+        "depth": 5 if family == "titok_uvit" else 4,
         "width": 96,
         "num_heads": 4,
         "dropout": 0.1,
