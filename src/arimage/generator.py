@@ -351,17 +351,14 @@ class ImageGenerator(Compilable, HandsOver, Publishable):
     ) -> Iterator[State]:
         chosen = self.settings.updated(settings)
         order = self.order(**chosen.order_options)
-        if chosen.more_smooth and not order.mixes:
-            raise ValueError(
-                "more_smooth mixes codes; this transformer reads ids: it is for next-scale models"
-            )
+        chosen.check_fits(order.mixes, len(self.transformer.parts))
         noise = chosen.make_noise(seeds, self.device)
         if rows is None:
             rows = noise.labels(self.transformer.config.num_classes)
         if known is not None:
             check_known(known, self.tokenizer.config.vocab_size)
             known = known.to(self.device)
-        run = self.captured_run(chosen)
+        run = self.captured_run(chosen, order)
         with torch.no_grad():
             branches = self.branches(order, self.conditions.prepared(rows), chosen, run is None)
         return generate(branches, order, chosen.make_sampler(), noise, known, run)

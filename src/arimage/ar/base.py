@@ -17,6 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from arimage.ar.config import BackboneConfig
 from arimage.ar.linear import pack, unpack
+from arimage.ar.parts import InParts
 from arimage.ar.quantized import Quantizable
 from arimage.pretrained import ArimageModel
 from arimage.shapes import Bool, Float, Int
@@ -86,6 +87,7 @@ class Step:
     holds: Tensor
     reads: Tensor | None = None
     scattered: bool = False
+    ahead: bool = False  # whether its tokens are those of as many steps, from ``index`` on
     moves: ClassVar[bool] = False  # whether its place is in tensors alone, not in start and stop
 
     def take(self, table: Tensor) -> Tensor:
@@ -273,7 +275,7 @@ class Context:
         return type(self)(**{name: getattr(self, name)[:count] for name in fields})
 
 
-class Backbone(Quantizable, ArimageModel):
+class Backbone(Quantizable, InParts, ArimageModel):
     """Base of all transformers that predict image tokens.
 
     Invariant, tested for every registered model: the full forward under the order's decoding rule

@@ -26,6 +26,8 @@ MODELS: Registry[type[Backbone]] = Registry(
         "m_var": "arimage.ar.m_var:MambaVARModel",
         "halton": "arimage.ar.halton:HaltonModel",
         "maskbit": "arimage.ar.maskbit:MaskBitModel",
+        "ibq": "arimage.ar.ibq:IBQModel",
+        "open_magvit2": "arimage.ar.open_magvit2:OpenMAGVIT2Model",
     },
 )
 
@@ -33,6 +35,7 @@ ORDERS: Registry[type[Order]] = Registry(
     "order",
     {
         "raster": "arimage.ar.orders.raster:RasterOrder",
+        "jacobi": "arimage.ar.orders.jacobi:JacobiOrder",
         "random": "arimage.ar.orders.random:RandomOrder",
         "next_scale": "arimage.ar.orders.next_scale:NextScaleOrder",
         "masked": "arimage.ar.orders.masked:MaskedOrder",
@@ -61,5 +64,7 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "m_var": "arimage.ar.convert.m_var:MambaVARLayout",
         "halton": "arimage.ar.convert.halton:HaltonLayout",
         "maskbit": "arimage.ar.convert.maskbit:MaskBitLayout",
+        "ibq": "arimage.ar.convert.ibq:IBQLayout",
+        "open_magvit2": "arimage.ar.convert.open_magvit2:OpenMAGVIT2Layout",
     },
 )

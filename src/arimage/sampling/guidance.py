@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arimage.ar.base import Step
 from arimage.registry import Registry, unknown_name
 from arimage.sampling.registry import SCHEDULES
 
@@ -139,6 +140,7 @@ class Guidance:
 
     ends: tokens done before the first step and after each one, for schedules over tokens; empty
     where they are not known beforehand, and each step counts as one token.
+    later: scales of a token's second part and those after it, where they have others.
 
     Raises:
         ValueError: a negative or non-finite scale.
@@ -147,12 +149,21 @@ class Guidance:
     scale: float = 1.0
     schedule: Schedule = Constant()
     ends: tuple[int, ...] = ()
+    later: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.scale) or self.scale < 0:
-            raise ValueError(
-                f"got guidance_scale {self.scale}; expected a number >= 0, where 1 is off"
-            )
+        for scale in (self.scale, *self.later):
+            if not math.isfinite(scale) or scale < 0:
+                raise ValueError(
+                    f"got guidance_scale {scale}; expected a number >= 0, where 1 is off"
+                )
+
+    def part(self, index: int) -> "Guidance":
+        """The guidance of a token's part ``index``; see ``ar.parts``."""
+        if not self.later:
+            return self
+        scale = (self.scale, *self.later)[min(index, len(self.later))]
+        return dataclasses.replace(self, scale=scale, later=())
 
     def over(self, sizes: Sequence[int], num_slots: int) -> "Guidance":
         """The same for steps of so many tokens; as it is where these do not sum to the slots."""
@@ -167,14 +178,25 @@ class Guidance:
             return self.schedule.over(self.scale, before, after, self.ends[-1])
         return self.schedule(self.scale, index, num_steps)
 
+    def of(self, step: Step) -> float | Tensor:
+        """``at`` the step; where it looks ahead, float64 (tokens, 1)."""
+        if not step.ahead:
+            return self.at(step.index, step.num_steps)  # type: ignore[arg-type]
+        indices = range(int(step.index), int(step.index) + step.predicts)
+        scales = [float(self.at(index, step.num_steps)) for index in indices]
+        return torch.tensor(scales, dtype=torch.float64).unsqueeze(-1)
+
     def guides(self, index: int, num_steps: int) -> bool:
         """Whether null rows are needed at a step: s is not 1 there or at a later one."""
         return index <= self.last_active(num_steps)
 
     def last_active(self, num_steps: int) -> int:
         """The last step where some s is not 1; -1 if there is none: no null rows are needed."""
-        backwards = reversed(range(num_steps))
-        return next((i for i in backwards if not is_off(self.at(i, num_steps))), -1)
+        parts = [self.part(index) for index in range(1 + len(self.later))]
+        for i in reversed(range(num_steps)):
+            if not all(is_off(part.at(i, num_steps)) for part in parts):
+                return i
+        return -1
 
 
 def is_off(s: float | Tensor) -> bool:

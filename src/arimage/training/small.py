@@ -30,7 +30,8 @@ FAMILIES = {
     "bits": "maskbit",
 }
 SCALED = ("next_scale", "within_scale")  # orders over several token maps
-GATED = ("llama", "par", "randar", "arpg", "halton")  # a feed-forward of three matrices, not two
+# Three matrices in the feed-forward, not two.
+GATED = ("llama", "par", "randar", "arpg", "halton", "ibq", "open_magvit2")
 SMALL_ORDERS = tuple(FAMILIES)
 
 

@@ -40,7 +40,8 @@ class Order(ABC):
     Class attributes: ``cached``, whether keys and values are kept; ``masks``, whether lessons mask
     tokens, so that not all targets count; ``free_steps``, whether the constructor takes
     ``num_steps``; ``settings``, its other arguments that belong to sampling; ``mixes``, whether the
-    model reads the canvas, so that codes may be mixed.
+    model reads the canvas, so that codes may be mixed;
+    ``known_steps``, whether ``step`` says all of them beforehand.
     """
 
     cached: ClassVar[bool]
@@ -48,6 +49,7 @@ class Order(ABC):
     free_steps: ClassVar[bool] = False
     settings: ClassVar[tuple[str, ...]] = ()
     mixes: ClassVar[bool] = False
+    known_steps: ClassVar[bool] = True
 
     def __init__(self, fuser: Fuser, prefix_length: int, device: torch.device | str) -> None:
         self.fuser, self.prefix_length, self.device = fuser, prefix_length, torch.device(device)
