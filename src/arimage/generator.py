@@ -298,13 +298,14 @@ class ImageGenerator(Compilable, Editable, Guidable, HandsOver, Resizable, Publi
     ) -> Iterator[State]:
         chosen = self.settings.updated(settings)
         order, guide = self.order(**chosen.order_options), self.guide_of(chosen)
+        chosen.check_fits(order.mixes, len(self.transformer.parts))
         noise = chosen.make_noise(seeds, self.device)
         if rows is None:
             rows = noise.labels(self.transformer.config.num_classes)
         if known is not None:
             check_known(known, self.tokenizer.config.vocab_size)
             known = known.to(self.device)
-        run, parts = self.captured_run(chosen), (self, guide, order, rows, chosen, noise)
+        run, parts = self.captured_run(chosen, order), (self, guide, order, rows, chosen, noise)
         branches = branches_of(*parts, allocate=run is None)
         return generate(branches, order, chosen.make_sampler(), noise, known, run)
 

@@ -17,6 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from arimage.ar.config import BackboneConfig
 from arimage.ar.linear import pack, unpack
+from arimage.ar.parts import InParts
 from arimage.ar.quantized import Quantizable
 from arimage.pretrained import ArimageModel
 from arimage.shapes import Bool, Float, Int
@@ -86,6 +87,7 @@ class Step:
     holds: Tensor
     reads: Tensor | None = None
     scattered: bool = False
+    ahead: bool = False  # whether its tokens are those of as many steps, from ``index`` on
     moves: ClassVar[bool] = False  # whether its place is in tensors alone, not in start and stop
 
     def take(self, table: Tensor) -> Tensor:
@@ -262,7 +264,7 @@ class Context:
         return type(self)(**{name: getattr(self, name)[:count] for name in fields})
 
 
-class Backbone(Quantizable, ArimageModel):
+class Backbone(Quantizable, InParts, ArimageModel):
     """Base of all transformers that predict image tokens.
 
     Invariant, tested for every registered model: the full forward under the order's decoding rule
@@ -316,10 +318,7 @@ class Backbone(Quantizable, ArimageModel):
         return CacheShape(self.config.depth, self.config.num_heads, self.config.head_dim)
 
     def new_cache(self, rows: int, device: torch.device) -> Cache | None:
-        """A memory of the model's own kind; None where keys and values, or nothing, are kept.
-
-        Steps then come in order, each once or several times, the first one with ``start`` 0.
-        """
+        """A memory of the model's own kind, or None; steps then come in order, from ``start`` 0 on."""
         return None
 
     @property
@@ -337,10 +336,8 @@ class Backbone(Quantizable, ArimageModel):
 
     @abstractmethod
     def prepare(self, condition: Any) -> Context:
-        """Everything that depends on the condition alone.
-
-        Args:
-            condition: class labels, int64 (r,), or, where ``takes_text``, ``text.TextFeatures``.
+        """All that depends on the condition alone: class labels, int64 (r,), or, where
+        ``takes_text``, ``text.TextFeatures``.
         """
 
     def settled(self, context: Any) -> Any:

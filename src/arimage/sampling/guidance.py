@@ -222,6 +222,7 @@ class Guidance:
     passes: what each step does, for schedules over maps; empty where there is one map.
     kept: whether steps read keys and values of earlier ones, so that null rows are needed until
     the last step with guidance; otherwise only in steps with guidance.
+    later: scales of a token's second part and those after it, where they have others.
 
     Raises:
         ValueError: a negative or non-finite scale.
@@ -232,12 +233,21 @@ class Guidance:
     ends: tuple[int, ...] = ()
     passes: tuple[Pass, ...] = ()
     kept: bool = True
+    later: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.scale) or self.scale < 0:
-            raise ValueError(
-                f"got guidance_scale {self.scale}; expected a number >= 0, where 1 is off"
-            )
+        for scale in (self.scale, *self.later):
+            if not math.isfinite(scale) or scale < 0:
+                raise ValueError(
+                    f"got guidance_scale {scale}; expected a number >= 0, where 1 is off"
+                )
+
+    def part(self, index: int) -> "Guidance":
+        """The guidance of a token's part ``index``; see ``ar.parts``."""
+        if not self.later:
+            return self
+        scale = (self.scale, *self.later)[min(index, len(self.later))]
+        return dataclasses.replace(self, scale=scale, later=())
 
     def over(self, sizes: Sequence[int], num_slots: int) -> "Guidance":
         """The same for steps of so many tokens; as it is where these do not sum to the slots."""
@@ -249,7 +259,7 @@ class Guidance:
         """The same for steps that predict these token maps."""
         return dataclasses.replace(self, schedule=self.schedule.fitted(maps))
 
-    def of(self, steps: Sequence[Step], cached: bool) -> "Guidance":
+    def bound(self, steps: Sequence[Step], cached: bool) -> "Guidance":
         """The same for the steps of an order; ``cached``, whether later ones read what is kept."""
         maps = [step.scale for step in steps]
         passes: list[Pass] = []
@@ -270,6 +280,14 @@ class Guidance:
             return self.schedule.over(self.scale, before, after, self.ends[-1])
         return self.schedule(self.scale, index, num_steps)
 
+    def of(self, step: Step) -> float | Tensor:
+        """``at`` the step; where it looks ahead, float64 (tokens, 1)."""
+        if not step.ahead:
+            return self.at(step.index, step.num_steps)  # type: ignore[arg-type]
+        indices = range(int(step.index), int(step.index) + step.predicts)
+        scales = [float(self.at(index, step.num_steps)) for index in indices]
+        return torch.tensor(scales, dtype=torch.float64).unsqueeze(-1)
+
     def guides(self, index: int, num_steps: int) -> bool:
         """Whether null rows are needed at a step: s is not 1 there or, if ``kept``, later."""
         if not self.kept:
@@ -282,8 +300,11 @@ class Guidance:
 
     def last_active(self, num_steps: int) -> int:
         """The last step where some s is not 1; -1 if there is none: no null rows are needed."""
-        backwards = reversed(range(num_steps))
-        return next((i for i in backwards if not is_off(self.at(i, num_steps))), -1)
+        parts = [self.part(index) for index in range(1 + len(self.later))]
+        for i in reversed(range(num_steps)):
+            if not all(is_off(part.at(i, num_steps)) for part in parts):
+                return i
+        return -1
 
 
 def is_off(s: float | Tensor) -> bool:

@@ -32,6 +32,7 @@ QUANTIZERS: Registry[type[Quantizer]] = Registry(
         "vq_learned_cosine": "arimage.tokenizers.quantizers_learned:LearnedCosineQuantizer",
         "gumbel": "arimage.tokenizers.quantizers_learned:GumbelQuantizer",
         "simvq": "arimage.tokenizers.quantizers_learned:SimQuantizer",
+        "ibq": "arimage.tokenizers.quantizers_index:IndexQuantizer",
         "lfq": "arimage.tokenizers.quantizers_lattice:LookupFreeQuantizer",
         "bsq": "arimage.tokenizers.quantizers_lattice:SphericalQuantizer",
         "fsq": "arimage.tokenizers.quantizers_lattice:FiniteScalarQuantizer",
@@ -48,5 +49,7 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "maskbit": "arimage.tokenizers.convert.maskbit:MaskBitTokenizerLayout",
         "taming": "arimage.tokenizers.convert.taming:TamingTokenizerLayout",
         "titok": "arimage.tokenizers.convert.titok:TiTokTokenizerLayout",
+        "ibq": "arimage.tokenizers.convert.ibq:IBQTokenizerLayout",
+        "open_magvit2": "arimage.tokenizers.convert.open_magvit2:OpenMAGVIT2TokenizerLayout",
     },
 )
