@@ -66,6 +66,7 @@ class Editable:
             ValueError: an image or mask that ``known`` refuses, and what ``__call__`` raises.
         """
         check_output_type(output_type)
+        self.tokenizer.check_placed()
         pixels, sizes = native_pixels(images, self.image_size)
         draws = read_masks(masks, sizes)
         rows = self._rows(class_labels, prompts, len(pixels))

@@ -30,12 +30,11 @@ def two_stage():
 
 @torch.no_grad()
 def test_two_stage_images_do_not_depend_on_the_batch(two_stage):
-    images = make_images(two_stage.double(), 3).double()
-    ids = two_stage.encode(images)
-    assert len(ids.unique()) > 5
+    ids = torch.randint(32, (3, 12), generator=torch.Generator().manual_seed(0))
+    two_stage.double()
     together = two_stage.decode(ids)
     alone = torch.cat([two_stage.decode(row[None]) for row in ids])
-    assert together.shape == images.shape
+    assert together.shape == (3, 3, 16, 16)
     assert (together - alone).abs().max() <= 1e-10
     assert (together[0] - together[1]).abs().max() > 0.01
 
