@@ -318,7 +318,7 @@ class Backbone(Quantizable, InParts, ArimageModel):
         return CacheShape(self.config.depth, self.config.num_heads, self.config.head_dim)
 
     def new_cache(self, rows: int, device: torch.device) -> Cache | None:
-        """A memory of the model's own kind, or None; steps then come in order, from ``start`` 0 on."""
+        """A memory of the model's own kind, or None; steps come in order, from ``start`` 0 on."""
         return None
 
     @property
