@@ -60,11 +60,15 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "flexvar": {"guidance_schedule": "linear_by_map"},
     "hmar": {"guidance_schedule": "linear_by_map", "passes": HMAR_SAMPLING["passes"]},
     "halton": {},
+    "ibq": {},
+    "open_magvit2": {},
     "maskbit": {"guidance_schedule": {"name": "power_cosine", "power": 3.0}},
+    "titok": {"sampler": "annealed", "guidance_schedule": "linear_before"},
 }
 # model -> tokenizer, where there are several token maps
 SCALED = dict.fromkeys(("var", "mvar", "m_var", "code", "hmar"), "multiscale_vq")
 SCALED |= {"flexvar": "flexible_vq"}
+FIELDS: dict[str, dict[str, Any]] = {"open_magvit2": {"first_part": 64}}  # besides the sizes
 
 
 def built(name: str, depth: int = DEPTH) -> Backbone:
@@ -75,9 +79,10 @@ def built(name: str, depth: int = DEPTH) -> Backbone:
         fields |= {"vocab_size": SCALED_VOCAB, "scales": list(SIDES), "code_dim": CODE_DIM}
     else:
         fields |= {"vocab_size": VOCAB, "grid": [SIDE, SIDE], "mlp_hidden": HIDDEN}
-    model = cls(cls.config_class(**fields)).eval()
+    model = cls(cls.config_class(**fields, **FIELDS.get(name, {}))).eval()
     if hasattr(model, "output"):
-        torch.nn.init.normal_(model.output.weight, std=0.02)
+        for weight in (w for w in model.output.parameters() if w.ndim > 1):
+            torch.nn.init.normal_(weight, std=0.02)
     return model
 
 

@@ -1,4 +1,4 @@
-"""The own code of systems, at the common size of family.py: an entry makes a call over a checkout."""
+"""The own code of systems at the common size of family.py; an entry makes a call of a checkout."""
 
 import sys
 from collections.abc import Callable
@@ -41,6 +41,39 @@ def randar_peer(path: str, labels: torch.Tensor) -> Call:
     model = RandARTransformer(block_size=SIDE * SIDE, grad_checkpointing=False, **sizes).eval()
     torch.nn.init.normal_(model.output.weight, std=0.02)
     return torch.no_grad()(lambda: model.generate(labels, None, (1.0, SCALE)))
+
+
+def with_null(labels: torch.Tensor) -> torch.Tensor:
+    """What SEED-Voken's loops take: the classes, then as many times none, (2 b, 1)."""
+    return torch.cat([labels, torch.full_like(labels, 1000)])[:, None]
+
+
+def ibq_peer(path: str, labels: torch.Tensor) -> Call:
+    """TencentARC/SEED-Voken@b9a17ea: ``sample_IBQ`` over its own model."""
+    sys.path.insert(0, path)
+    from src.IBQ.modules.transformer.llama import GPT, sample_IBQ
+
+    sizes = {"n_layer": DEPTH, "n_head": HEADS, "n_embd": WIDTH, "cond_dim": WIDTH}
+    model = GPT(VOCAB, SIDE * SIDE, **sizes).eval()
+    torch.nn.init.normal_(model.head.weight, std=0.02)
+    options = {"top_k": 0, "top_p": 1.0, "cfg_scale": SCALE}
+    return torch.no_grad()(lambda: sample_IBQ(with_null(labels), model, SIDE * SIDE, **options))
+
+
+def open_magvit2_peer(path: str, labels: torch.Tensor) -> Call:
+    """TencentARC/SEED-Voken@b9a17ea: ``sample_Open_MAGVIT2`` over its own model."""
+    sys.path.insert(0, path)
+    from src.Open_MAGVIT2.modules.transformer.gpt import GPT, sample_Open_MAGVIT2
+
+    sizes = {"spatial_n_layer": DEPTH, "factorized_n_layer": 2, "n_head": HEADS, "dim": WIDTH}
+    parts = {"token_factorization": True, "factorized_bits": [6, 8]}
+    model = GPT(VOCAB, SIDE * SIDE, **sizes, **parts).eval()
+    for head in model.head:
+        torch.nn.init.normal_(head.weight, std=0.02)
+    options = {"temperature": [1.0, 1.0], "top_k": [0, 0], "top_p": [1.0, 1.0]}
+    options |= {"cfg_scale": [SCALE, SCALE]}
+    given = with_null(labels), model, SIDE * SIDE
+    return torch.no_grad()(lambda: sample_Open_MAGVIT2(*given, **options))
 
 
 def arpg_peer(path: str, labels: torch.Tensor) -> Call:
@@ -192,6 +225,19 @@ def hmar_peer(path: str, labels: torch.Tensor) -> Call:
     return lambda: model.generate(len(labels), labels, g_seed=0, **options)
 
 
+def titok_peer(path: str, labels: torch.Tensor) -> Call:
+    """bytedance/1d-tokenizer@942a96f: ``generate`` of its own BERT."""
+    sys.path.insert(0, path)
+    from modeling.maskgit import ImageBert
+
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS}
+    sizes |= {"intermediate_size": HIDDEN, "image_seq_len": SIDE * SIDE, "dropout": 0.0}
+    generator = {**sizes, "attn_drop": 0.0, "condition_num_classes": 1000}
+    config = {"model": {"vq_model": {"codebook_size": VOCAB}, "generator": generator}}
+    model = ImageBert(config).eval()
+    return lambda: model.generate(labels.clone(), SCALE - 1, "linear", num_sample_steps=8)
+
+
 PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {
     "par": par_peer,
     "randar": randar_peer,
@@ -203,4 +249,7 @@ PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {
     "hmar": hmar_peer,
     "halton": halton_peer,
     "maskbit": maskbit_peer,
+    "ibq": ibq_peer,
+    "open_magvit2": open_magvit2_peer,
+    "titok": titok_peer,
 }

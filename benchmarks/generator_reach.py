@@ -29,86 +29,50 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from arimage import ImageGenerator
 from arimage.demo.digits import load_digits
+from arimage.demo.family import (
+    TRAIN,
+    digit_tokenizers,
+    digits_recipe,
+    judged,
+    train_run,
+    write_tokens,
+)
 from arimage.demo.recipes import CLASSIFIER_STEPS, RECIPES
-from arimage.demo.run import asked_labels, generate_pixels
 from arimage.eval.base import Reference
 from arimage.eval.features.classifier import DigitFeatures
-from arimage.eval.runner import evaluate
 from arimage.files import write_json
 from arimage.training.classifier import train_classifier
 from arimage.training.generator_build import build_generator_task, build_transformer
-from arimage.training.generator_recipe import GeneratorRecipe
-from arimage.training.generator_run import GeneratorRun, run_generator
 from arimage.training.loop import Loop, make_accelerator
 from arimage.training.plots import plot_runs
 from arimage.training.run_records import VALIDATION, read_run
 from arimage.training.token_data import TokenData
-from arimage.training.tokens import make_tokens, save_tokens
 
-TOKENIZERS = {"next-scale": "digits-var", "raster": "digits-llamagen"}
-FAMILIES = {
-    "var": ("next-scale", {"family": "var"}),
-    "llamagen": ("raster", {"family": "llama"}),
-    "rar": ("raster", {"family": "rar"}),
-    "masked": ("raster", {"family": "llama", "order": "masked"}),
+FAMILIES = {  # name -> tokenizer, family, order
+    "var": ("digits-var", "var", "next_scale"),
+    "llamagen": ("digits-llamagen", "llama", "raster"),
+    "rar": ("digits-llamagen", "rar", "raster"),
+    "masked": ("digits-llamagen", "llama", "masked"),
 }
 SEEDED = ("var", "llamagen", "rar")
 SEEDS = (0, 1, 2)
 WIDTHS = (16, 24, 32, 48, 64)  # of the law
-COPIES = 8
+DEPTH = 3
 
 
-def write_tokens(folder):
-    """Tokens to train on and to validate, of both tokenizers; their folders by name."""
-    train, _ = load_digits()
-    part = np.random.default_rng(0).permutation(len(train.labels)) % 5
-    found = {}
-    for kind, preset in TOKENIZERS.items():
-        tokenizer = ImageGenerator.from_pretrained(preset, dtype=torch.float32).tokenizer
-        for name, rows, copies in (("train", part > 0, COPIES), ("check", part == 0, 0)):
-            pixels, labels = train.pixels[rows], train.labels[rows]
-            made = make_tokens(tokenizer, pixels, labels, num_classes=10, jittered_copies=copies)
-            found[kind, name] = folder / f"digits-{kind}-{name}"
-            save_tokens(found[kind, name], made, tokenizer)
-    return found
-
-
-def recipe_of(family, steps, seed=0, width=64, depth=3, batch_size=32):
-    """The same for every family, but for RAR's random orders."""
-    model = {**FAMILIES[family][1], "depth": depth, "width": width, "num_heads": 4}
-    if model["family"] != "var":
-        model["mlp_hidden"] = 4 * width if model["family"] == "rar" else 8 * width // 3 // 8 * 8
-    fields = {"anneal_start": 0.5, "anneal_end": 0.75} if family == "rar" else {}
-    return GeneratorRecipe.of(
-        {
-            "steps": steps,
-            "batch_size": batch_size,
-            "model": model,
-            "optimizer": {"learning_rate": 2e-3, "warmup": 0.05, "gradient_clip": 1.0},
-            "validate_every": max(1, steps // 10),
-            "save_every": steps,
-            "sample_every": steps,
-            "seed": seed,
-            **fields,
-        }
-    )
+def recipe_of(family, steps, seed=0, width=64, depth=DEPTH):
+    """The family's recipe."""
+    return digits_recipe(*FAMILIES[family][1:], steps, seed, width=width, depth=depth)
 
 
 def train(tokens, family, out, recipe):
     """One run; its record."""
-    kind = FAMILIES[family][0]
-    data, check = tokens[kind, "train"], tokens[kind, "check"]
-    asked = {"tracker": "none", "progress": False}
-    run = GeneratorRun(recipe=recipe, data=data, out=out, validation=check, **asked)
-    if not run_generator(run).finished:
-        raise SystemExit(f"stopped by a signal while {out.name} was trained")
-    return read_run(out, out.name)
+    return train_run(tokens, FAMILIES[family][0], out, recipe)
 
 
 def seeds_and_families(tokens, folder, steps):
@@ -125,9 +89,9 @@ def seeds_and_families(tokens, folder, steps):
             run = train(tokens, family, out, recipe_of(family, own, seed))
             losses.append(float(run.curve(VALIDATION)[1][-1]))
             print(f"{out.name}: {losses[-1]:.4f} nats per token", file=sys.stderr, flush=True)
-        slots = TokenData(tokens[FAMILIES[family][0], "train"]).num_slots
+        slots = TokenData(tokens[FAMILIES[family][0], TRAIN]).num_slots
         rows[family] = {
-            "tokenizer": TOKENIZERS[FAMILIES[family][0]],
+            "tokenizer": FAMILIES[family][0],
             "tokens": slots,
             **cost,
             "steps": own,
@@ -149,27 +113,18 @@ def judge(folder, rows, per_class):
     )
     features = DigitFeatures(classifier)
     reference = Reference.from_pixels("held-out digits", held_out.pixels, features)
-    orders = {"var": "next_scale", "masked": "masked"}
     for family, row in rows.items():
-        settings = RECIPES[orders.get(family, "raster")].settings
+        settings = RECIPES[FAMILIES[family][2]].settings
         generator = ImageGenerator.from_pretrained(folder / f"{family}-0")
         generator.settings = settings
-        report = evaluate(
-            generate_pixels(generator, per_class),
-            labels=asked_labels(per_class),
-            metrics=("fid", "accuracy"),
-            features=features,
-            reference=reference,
-        )
         row["guidance_scale"] = settings.guidance_scale
-        row["accuracy"] = round(report["accuracy"].value, 4)
-        row["fid"] = round(report["fid"].value, 3)
+        row |= judged(generator, per_class, features=features, reference=reference)
 
 
 def loop_cost(tokens, family, rounds):
     """CPU seconds of a step in turns: medians and their ratio."""
     recipe = recipe_of(family, 10 * rounds)
-    data = TokenData(tokens[FAMILIES[family][0], "train"])
+    data = TokenData(tokens[FAMILIES[family][0], TRAIN])
     tokenizer, batches = data.load_tokenizer(), data.batches(recipe.batch_size)
     models = [build_transformer(recipe, tokenizer, 10, None) for _ in range(2)]
     task = build_generator_task(recipe, models[0], tokenizer)
@@ -246,7 +201,7 @@ def main():
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tokens = write_tokens(folder)
+        tokens = write_tokens(folder, digit_tokenizers())
         keep(loop={family: loop_cost(tokens, family, options.rounds) for family in FAMILIES})
         print(record["loop"], file=sys.stderr, flush=True)
         keep(law=law(tokens, folder, options.law_steps, options.plots))

@@ -60,7 +60,7 @@ def test_an_unknown_name_gets_the_nearest_ones():
 def test_a_name_far_from_all_gets_the_list_alone():
     text = unknown_name("tokenizer", "zzzz", TOKENIZERS)
     assert "Did you mean" not in text
-    assert "Known: flexible_vq, multiscale_vq, vq" in text
+    assert "Known: flexible_vq, multiscale_vq, titok, vq" in text
 
 
 def test_a_taken_name_is_an_error():

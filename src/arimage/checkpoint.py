@@ -95,7 +95,8 @@ class Layout(ABC):
         Raises:
             ValueError: another number than ``wanted``.
         """
-        found = len({key.split(".")[1] for key in weights if key.startswith(f"{prefix}.")})
+        start = f"{prefix}."
+        found = len({k[len(start) :].split(".")[0] for k in weights if k.startswith(start)})
         if wanted not in (None, found):
             raise ValueError(
                 f"the file holds a {self.name} of depth {found}, not {wanted}; give the file or "

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from arimage import cli_evaluate, cli_generate, cli_plot, cli_publish, cli_train
+from arimage import cli_compare, cli_evaluate, cli_generate, cli_plot, cli_publish, cli_train
 from arimage.cli_generate import Device, Model, parse_classes
 
 TRACKERS = ("wandb", "trackio")  # packages that no extra of this one brings
@@ -160,6 +160,7 @@ def parse_scales(text: str) -> list[int]:
 app.add_typer(cli_generate.app)
 app.add_typer(cli_train.app)
 app.add_typer(cli_evaluate.app)
+app.add_typer(cli_compare.app)
 app.add_typer(cli_publish.app)
 app.add_typer(cli_plot.app)
 
@@ -216,7 +217,7 @@ def main() -> None:
     """Runs a command; what the user can mend becomes one sentence on stderr and exit code 2."""
     # Threads that spin while they wait slow training tenfold on a busy machine; generation token by
     # token lives on them (docs/performance.md).
-    if {"demo", "train", "finetune", "tokens"} & set(sys.argv[1:2]):
+    if {"demo", "train", "finetune", "tokens", "compare"} & set(sys.argv[1:2]):
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()

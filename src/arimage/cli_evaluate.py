@@ -1,4 +1,4 @@
-"""The commands that score: evaluate, reference, compare. Heavy imports wait until they run."""
+"""The commands that score: evaluate, reference. Heavy imports wait until they run."""
 
 from __future__ import annotations
 
@@ -212,18 +212,3 @@ def parse_point(text: str) -> tuple[float, int]:
         return float(alpha), int(delta)
     except ValueError as error:
         raise ValueError(f"got {text!r}; write alpha:delta, for example 0.5:100") from error
-
-
-@app.command()
-def compare(
-    a: Annotated[Path, typer.Argument(help="report.json, or its folder.")],
-    b: Annotated[Path, typer.Argument(help="Another one.")],
-    force: Annotated[bool, typer.Option("--force", help="Whatever their protocols.")] = False,
-) -> None:
-    """Compare two reports; refused where their protocols differ."""
-    from arimage.eval.compare import compare as run
-    from arimage.eval.report import Report
-
-    for row in run(Report.load(a), Report.load(b), force=force):
-        error = "" if row.standard_error is None else f" ± {row.standard_error:.2g}"
-        typer.echo(f"{row.name}: {row.a:.6g} -> {row.b:.6g} ({row.value:+.4g}{error})")

@@ -16,9 +16,10 @@ from arimage.ar.base import Backbone, Known, State
 from arimage.ar.orders.base import Order
 from arimage.ar.registry import MODELS
 from arimage.convert import INDEX, TOKENIZER, TRANSFORMER
+from arimage.editable import Editable
 from arimage.files import read_json
 from arimage.hub import Access
-from arimage.images import from_pixels, native_pixels, to_pil, to_pixels
+from arimage.images import to_pil, to_pixels
 from arimage.outputs import GeneratorOutput, Origin, Preview, check_output_type, gathered, packed
 from arimage.parts import (
     Resizable,
@@ -35,8 +36,8 @@ from arimage.sampling.autoguidance import Guidable
 from arimage.sampling.batches import Arrival, Fit, arriving
 from arimage.sampling.branches import branches_of
 from arimage.sampling.compiling import Compilable
-from arimage.sampling.conditions import Conditions, Labels, Prompts, Rows, asked, kind, rows_for
-from arimage.sampling.editing import check_known, known_tokens, paste_kept, read_masks
+from arimage.sampling.conditions import Conditions, Labels, Prompts, Rows, asked, kind
+from arimage.sampling.editing import check_known
 from arimage.sampling.handover import HandsOver
 from arimage.sampling.labels import count_images
 from arimage.sampling.loop import generate
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from arimage.generated import GeneratedImages
 
 
-class ImageGenerator(Compilable, Guidable, HandsOver, Resizable, Publishable):
+class ImageGenerator(Compilable, Editable, Guidable, HandsOver, Resizable, Publishable):
     """A tokenizer, a transformer and sampling defaults; callable.
 
     Args:
@@ -197,69 +198,6 @@ class ImageGenerator(Compilable, Guidable, HandsOver, Resizable, Publishable):
         labels, texts = asked(rows)
         return GeneratorOutput(packed(pixels, output_type), ids, labels, seeds, texts)
 
-    def edit(
-        self,
-        images: Any,
-        masks: Any,
-        class_labels: Labels = None,
-        *,
-        prompts: Prompts = None,
-        seeds: Seeds = None,
-        paste: bool = False,
-        batch_size: int | None = None,
-        memory_budget: float | int | None = None,
-        output_type: str = "pil",
-        **settings: Any,
-    ) -> GeneratorOutput:
-        """Draws the masked part of each image anew: in-painting; the inverse mask out-paints.
-
-        Args:
-            images: PIL images and files (centred square, resized), or arrays of the model's size.
-            masks: one per image or one for all, any resolution; white (True, 255) is drawn anew.
-            class_labels, prompts: one per image or one for all; neither is "no class", no prompt.
-            seeds: as in ``__call__``.
-            paste: put the original's pixels back where the mask is black. Without it the tokens
-                there are kept, and decoding them changes the pixels.
-            batch_size, memory_budget, output_type, settings: as in ``__call__``.
-
-        Raises:
-            ValueError: an image or mask that ``known`` refuses, and what ``__call__`` raises.
-        """
-        check_output_type(output_type)
-        pixels, sizes = native_pixels(images, self.image_size)
-        draws = read_masks(masks, sizes)
-        if class_labels is None and prompts is None:
-            rows = self.conditions.nothing()
-        else:
-            rows = self.conditions.read(class_labels, prompts, self.class_names)
-        rows = rows_for(rows, len(pixels))
-        seeds = self._seeds(rows, seeds, settings)
-        fit = self._fit(batch_size, memory_budget, settings)
-        known = self.known(pixels, draws, fit.size)
-        edited, ids = gathered(self._batches(rows, seeds, fit, known, settings))
-        if paste:
-            edited = paste_kept(edited, pixels, draws)
-        labels, texts = asked(rows)
-        return GeneratorOutput(packed(edited, output_type), ids, labels, seeds, texts)
-
-    @torch.no_grad()
-    def known(self, images: Any, masks: Any, batch_size: int | None = None) -> Known:
-        """The tokens that masks keep of images, for ``stream``, ``batches`` and ``sample``.
-
-        Takes what ``edit`` takes; docs/editing.md has the rule.
-
-        Raises:
-            ValueError: an array of another size, a mask of another shape than its image or with
-                grey values, another number of masks than images. TypeError, FileNotFoundError.
-        """
-        pixels, sizes = native_pixels(images, self.image_size)
-        draws = read_masks(masks, sizes)
-        size = self.plan() if batch_size is None else check_batch_size(batch_size)
-        parts = (pixels[i : i + size] for i in range(0, len(pixels), size))
-        images = (from_pixels(p).to(self.tokenizer.device, self.tokenizer.dtype) for p in parts)
-        ids = torch.cat([self.tokenizer.encode(batch) for batch in images])
-        return known_tokens(ids, draws, self.tokenizer.slots)
-
     def batches(
         self,
         class_labels: Labels = None,
@@ -360,13 +298,14 @@ class ImageGenerator(Compilable, Guidable, HandsOver, Resizable, Publishable):
     ) -> Iterator[State]:
         chosen = self.settings.updated(settings)
         order, guide = self.order(**chosen.order_options), self.guide_of(chosen)
+        chosen.check_fits(order.mixes, len(self.transformer.parts))
         noise = chosen.make_noise(seeds, self.device)
         if rows is None:
             rows = noise.labels(self.transformer.config.num_classes)
         if known is not None:
             check_known(known, self.tokenizer.config.vocab_size)
             known = known.to(self.device)
-        run, parts = self.captured_run(chosen), (self, guide, order, rows, chosen, noise)
+        run, parts = self.captured_run(chosen, order), (self, guide, order, rows, chosen, noise)
         branches = branches_of(*parts, allocate=run is None)
         return generate(branches, order, chosen.make_sampler(), noise, known, run)
 

@@ -12,6 +12,8 @@ from arimage.zoo_masked import MASKED
 from arimage.zoo_orders import ORDERED
 from arimage.zoo_relatives import RELATIVES
 from arimage.zoo_relatives2 import RELATIVES2
+from arimage.zoo_titok import TITOK
+from arimage.zoo_voken import VOKEN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,10 +226,10 @@ def _rar(size: str) -> Preset:
     )
 
 
-_ROWS = (*ORDERED, *GROUPED, *MASKED, *RELATIVES, *RELATIVES2)
-_ORDERED = (Preset(**row) for row in _ROWS)
+_ROWS = (*ORDERED, *GROUPED, *MASKED, *RELATIVES, *RELATIVES2, *TITOK, *VOKEN)
+_MORE = (Preset(**row) for row in _ROWS)
 PRESETS: dict[str, Preset] = {
-    preset.name: preset for preset in (*_PRESETS, *_HUB_PRESETS, *map(_rar, _RAR_SIZES), *_ORDERED)
+    preset.name: preset for preset in (*_PRESETS, *_HUB_PRESETS, *map(_rar, _RAR_SIZES), *_MORE)
 }
 
 
@@ -286,9 +288,9 @@ def find_variant(variant: str) -> Preset:
 
 
 def find_file(name: str) -> Preset | None:
-    """The model whose published file has that name; None if there is none."""
-    files = {preset.file.rpartition("/")[2]: preset for preset in PRESETS.values() if preset.file}
-    return files.get(name)
+    """The one model whose published file has that name; None if there is none, or several."""
+    found = [p for p in PRESETS.values() if p.file and p.file.rpartition("/")[2] == name]
+    return found[0] if len(found) == 1 else None
 
 
 def published_tokenizer(name: str, variant: str | None = None) -> Preset | None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import MODEL_CASES, TINY_MODELS, make_images, make_model, make_tokenizer
 
+from arimage.ar.parts import token_losses
 from arimage.generator import make_order
 from arimage.training.ar_trainer import lesson_loss, train_transformer
 from arimage.training.transformer_recipe import TransformerRecipe
@@ -28,8 +29,8 @@ def loss_and_gradients(name, order, device):
     bound = make_order(tokenizer.to(device), model.to(device))
     lesson = bound.lesson(ids.to(device), torch.Generator().manual_seed(5))
     context = model.prepare(torch.arange(8, device=device) % 3)
-    logits = model.head(model(lesson.inputs, context, lesson.step))
-    total = lesson_loss(logits, lesson, tokenizer.slots).total
+    hidden = model(lesson.inputs, context, lesson.step)
+    total = lesson_loss(token_losses(model, hidden, lesson.targets), lesson, tokenizer.slots).total
     total.backward()
     gradients = {n: p.grad.cpu() for n, p in model.named_parameters() if p.grad is not None}
     return total.item(), gradients

@@ -265,7 +265,7 @@ def test_passes_that_do_not_fit_are_told(tiny, passes, words):
 def test_passes_of_a_model_that_refines_nothing_are_told():
     with pytest.raises(ValueError) as caught:
         make_generator("var", "next_scale")([0], seeds=0, passes=PASSES)
-    assert "got passes; the order 'next_scale' goes over each token map once" in sentence(caught)
+    assert "the order 'next_scale' has no such setting: leave it out" in sentence(caught)
 
 
 def test_the_most_probable_tokens_are_refined_by_their_own_certainty(tiny):

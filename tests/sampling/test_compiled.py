@@ -57,6 +57,19 @@ def test_captured_steps_choose_the_ids_of_plain_ones(name, order):
     assert len(session.replays) == len(session.groups)
 
 
+def test_captured_steps_choose_parts_as_plain_ones():
+    model = make_model("open_magvit2", "raster")
+    bound, kept = make_order(model), captures()
+    ids = []
+    for later in ((2.0,), (1.0,), (9.0,)):
+        guidance = Guidance(1.0, later=later)
+        plain = ids_of(model, bound, guidance=guidance)
+        assert torch.equal(ids_of(model, bound, run=kept.run(), guidance=guidance), plain)
+        ids.append(plain)
+    assert torch.equal(ids[0][:, 0] % 8, ids[1][:, 0] % 8)  # the first part of the first token
+    assert not torch.equal(ids[0], ids[2])
+
+
 SETTINGS = {
     "off": {"guidance": Guidance()},
     "top-k, top-p": {"sampler": Categorical(0.8, top_k=9, top_p=0.9)},

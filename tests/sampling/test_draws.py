@@ -85,7 +85,7 @@ def test_a_biased_draw_does_not():
     assert not follows(drawn.ids[0].numpy(), softmax64(LOGITS.numpy()))
 
 
-@pytest.mark.parametrize(("name", "index"), CASES)
+@pytest.mark.parametrize(("name", "index"), [case for case in CASES if case[0] != "annealed"])
 def test_log_probabilities_are_those_of_the_truncated_softmax(name, index):
     sampler, expected = case(name, index)
     drawn = draw(sampler, LOGITS, PerImageNoise([index], "cpu"), 500)

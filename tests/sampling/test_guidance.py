@@ -240,7 +240,7 @@ def test_guidance_mixes_logits_as_its_formula_says(name, order):
     labels, step, batch = torch.arange(2), bound.step(0), 2
     inputs = bound.inputs(bound.start(PerImageNoise([0, 1], "cpu")), step)
     context = [model.prepare(x) for x in (labels, torch.full_like(labels, NUM_CLASSES))]
-    c, u = (model.head(model(inputs, each, step)) for each in context)
+    c, u = (model.heads[0](model.within(model(inputs, each, step), [])) for each in context)
     for scale in (0.0, 0.5, 4.0):
         guidance = Guidance(scale, Constant())
         mixed = Branch.of(model, bound, labels, guidance).logits(inputs, step, batch)

@@ -33,7 +33,7 @@ def test_the_cache_is_counted_as_allocated(name, order, scale):
     steps = [bound.step(i) for i in range(bound.num_steps)]
     rows, widest = 1 + (scale != 1), max(len(s.positions) for s in steps)
     activations = rows * widest * model.config.width * ACTIVATIONS * 4
-    logits = max(len(s.slots) for s in steps) * model.num_choices * LOGIT_BYTES
+    logits = max(len(s.slots) for s in steps) * max(model.parts) * LOGIT_BYTES
     counted = image_bytes(model, bound, guidance, 1000)
     assert counted == cache + activations + logits + 1000
 
@@ -41,7 +41,7 @@ def test_the_cache_is_counted_as_allocated(name, order, scale):
 @pytest.mark.parametrize(("dtype", "halved"), [(torch.bfloat16, False), (torch.float16, True)])
 def test_half_precision_halves_what_is_kept_in_it(dtype, halved):
     model = make_model("llama", "raster")
-    bound, vocab, width = make_order(model), model.config.vocab_size, model.config.width
+    bound, vocab, width = make_order(model), max(model.parts), model.config.width
     logits, activations = vocab * LOGIT_BYTES, width * ACTIVATIONS * 4
     cache = image_bytes(model, bound, Guidance(), 0) - logits - activations
     half = image_bytes(model.to(dtype), bound, Guidance(), 0) - logits - activations / 2

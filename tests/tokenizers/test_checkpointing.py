@@ -6,7 +6,7 @@ from tiny import make_images, make_tokenizer
 
 from arimage.tokenizers.conv import NETWORKS
 
-NAMES = ("vq", "multiscale_vq", *(f"vq {name}" for name in NETWORKS if name != "ldm"))
+NAMES = ("vq", "multiscale_vq", "titok", *(f"vq {name}" for name in NETWORKS if name != "ldm"))
 
 
 def step(tokenizer):

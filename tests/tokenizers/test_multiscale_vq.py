@@ -106,10 +106,11 @@ def test_scales_that_do_not_end_at_the_latent_side_are_told(scales):
     assert "expected growing sides that end with the latent side 4" in sentence(caught)
 
 
-def test_a_quantizer_that_would_not_learn_is_told():
+@pytest.mark.parametrize("name", ["gumbel", "ibq"])
+def test_a_quantizer_that_would_not_learn_is_told(name):
     with pytest.raises(ValueError) as caught:
-        MultiScaleVQConfig(quantizer="gumbel")
-    assert "got quantizer 'gumbel'" in sentence(caught)
+        MultiScaleVQConfig(quantizer=name)
+    assert f"got quantizer {name!r}" in sentence(caught)
 
 
 def test_the_number_of_phi_is_positive():

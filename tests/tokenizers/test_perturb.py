@@ -41,6 +41,8 @@ def distances(quantizer, name, x, own):
     codes = [quantizer.lookup(torch.tensor([[i]]))[0, 0] for i in range(quantizer.vocab_size)]
     if name == "gumbel":
         return -quantizer.inner["projection"](x)
+    if name == "ibq":
+        return -torch.stack(codes) @ x
     if name == "fsq":
         x = codes[own]
     elif "cosine" in name:

@@ -27,9 +27,13 @@ def test_shapes_types_and_range(tokenizers, name, quantizer):
     assert ids.dtype == torch.int64
     assert 0 <= ids.min() <= ids.max() < tokenizer.config.vocab_size
     assert len(ids.unique()) > 5, "the tests mean nothing: one code serves all"
-    side = tokenizer.config.side
-    assert tokenizer.slots.grids[-1] == (side, side)
-    assert tokenizer.canvas_of(ids).shape == (3, tokenizer.config.code_dim, side, side)
+    side, size = tokenizer.config.side, tokenizer.config.image_size
+    assert not tokenizer.placed or tokenizer.slots.grids[-1] == (side, side)
+    assert tokenizer.image_shape == (size, size)
+    assert tokenizer.canvas_of(ids).shape[1:] == (
+        tokenizer.config.code_dim,
+        *tokenizer.slots.grids[-1],
+    )
     decoded = tokenizer.decode(ids)
     assert decoded.shape == images.shape
     assert decoded.abs().max() <= 1

@@ -24,6 +24,7 @@ COUNTED = [
     for name in MODELS
     if not MODELS[name].takes_text
     for order in MODELS[name].config_class.orders
+    if order != "jacobi"
 ]
 
 

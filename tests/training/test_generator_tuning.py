@@ -145,7 +145,7 @@ def test_a_merged_model_computes_what_its_adapters_did(family):
     lesson, labels = order.lesson(ids, torch.Generator()), torch.tensor([0, 3])
 
     def logits(transformer):
-        return Teaching(transformer.eval(), tokenizer.slots).logits(lesson, labels)
+        return Teaching(transformer.eval(), tokenizer.slots).losses(lesson, labels)
 
     first = logits(model)
     add_adapters(model, LoraFields(rank=2, targets=sorted(names)))

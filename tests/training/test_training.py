@@ -5,8 +5,9 @@ import pytest
 import torch
 from tiny import sentence, stripes
 
+from arimage.ar.parts import cross_entropy
 from arimage.generator import make_order
-from arimage.training.ar_trainer import mean_of, token_losses, train_transformer
+from arimage.training.ar_trainer import mean_of, train_transformer
 from arimage.training.augment import Jitter, jitter_images, with_jittered_copies
 from arimage.training.common import Loss, Recipe
 from arimage.training.data import load_folder
@@ -169,7 +170,7 @@ def test_token_loss_counts_only_what_counts():
     targets = torch.tensor([[0, 1, 2], [3, 4, 0]])
     counts = torch.tensor([[True, False, True], [False, False, True]])
     picked = -logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
-    losses = token_losses(logits, targets)
+    losses = cross_entropy(logits, targets)
     assert mean_of(losses, counts).item() == pytest.approx(picked[counts].mean().item(), rel=1e-6)
     assert mean_of(losses, ~counts).item() != pytest.approx(picked[counts].mean().item(), rel=1e-3)
 

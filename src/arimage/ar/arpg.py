@@ -6,6 +6,7 @@ from queries that are one vector and differ in their rotary positions alone (cro
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +24,7 @@ from arimage.ar.layers import (
     split_heads,
 )
 from arimage.ar.linear import Linear
-from arimage.ar.llama import INIT_STD, ROTARY_BASE, Block, LlamaConfig
+from arimage.ar.llama import INIT_STD, ROTARY_BASE, Block, LlamaConfig, over_grid
 from arimage.pretrained import strict
 from arimage.shapes import Float
 from arimage.slots import SlotTable
@@ -83,6 +84,7 @@ class ARPGModel(Backbone):
     def __init__(self, config: ARPGConfig) -> None:
         super().__init__(config)
         width, half = config.width, config.depth // 2
+        self.trained_grid = (config.grid[0], config.grid[1])
         self.class_embedding = nn.Embedding(config.num_classes + 1, width)
         self.token_embedding = nn.Embedding(config.vocab_size, width)
         self.mask_token = nn.Parameter(torch.randn(1, width) * INIT_STD)
@@ -108,6 +110,10 @@ class ARPGModel(Backbone):
     def cache_shape(self) -> CacheShape:
         """Half of the blocks, and one set of keys and values for the other half."""
         return CacheShape(self.config.depth // 2 + 1, self.config.num_heads, self.config.head_dim)
+
+    def at(self, grids: Sequence[tuple[int, int]]) -> "ARPGModel":
+        """As LlamaGen's."""
+        return over_grid(self, grids)
 
     def prepare(self, condition: Any) -> Context:
         """The class token; ``condition``: class labels (r,)."""
@@ -139,9 +145,8 @@ class ARPGModel(Backbone):
     def rotary_at(self, places: Tensor) -> Float[Tensor, "*r n half 2"]:
         """cos and sin at slots, (n,) or (r, n), with an axis for the heads; zero for NO_SLOT."""
         height, width = self.config.grid
-        table = rotary_2d(
-            (height, width), self.prefix_length, self.config.head_dim, ROTARY_BASE, places.device
-        )[places + 1]
+        sizes = self.prefix_length, self.config.head_dim, ROTARY_BASE
+        table = rotary_2d((height, width), *sizes, places.device, self.trained_grid)[places + 1]
         return table if places.ndim == 1 else table.unsqueeze(1)
 
     def head(self, hidden: Float[Tensor, "r n width"]) -> Float[Tensor, "r n vocab"]:

@@ -17,6 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from arimage.ar.config import BackboneConfig
 from arimage.ar.linear import pack, unpack
+from arimage.ar.parts import InParts
 from arimage.ar.quantized import Quantizable
 from arimage.pretrained import ArimageModel
 from arimage.shapes import Bool, Float, Int
@@ -86,6 +87,7 @@ class Step:
     holds: Tensor
     reads: Tensor | None = None
     scattered: bool = False
+    ahead: bool = False  # whether its tokens are those of as many steps, from ``index`` on
     moves: ClassVar[bool] = False  # whether its place is in tensors alone, not in start and stop
 
     def take(self, table: Tensor) -> Tensor:
@@ -186,40 +188,31 @@ class Noise(Protocol):
 
     def labels(self, num_classes: int) -> list[int]:
         """A class label per image."""
-        ...
 
     def choose(
         self, probabilities: Float[Tensor, "b n v"], kept: int | None = None
     ) -> Int[Tensor, "b n"]:
         """One exact draw from each row of probabilities, of which the ``kept`` largest are left."""
-        ...
 
     def gumbel(self, count: int, inverse: bool = False) -> Float[Tensor, "b n"]:
-        """``count`` standard Gumbel numbers per image; ``inverse``: published code inverts uniform
-        numbers."""
-        ...
+        """``count`` standard Gumbel numbers per image; ``inverse``: as published masked models."""
 
     def permutations(self, count: int, shared: bool = False) -> Int[Tensor, "b n"]:
         """A random permutation of 0..count-1 for each image; ``shared``: where images share a
         stream, one for all.
         """
-        ...
 
     def integers(self, count: int) -> Int[Tensor, " b"]:
         """One of 0..count-1 for each image."""
-        ...
 
     def among(self, places: Tensor, total: int) -> "Noise":
         """The same stream for ``places`` where published code draws at all ``total`` of them."""
-        ...
 
     def apart(self) -> "Noise":
         """The same stream for ``Backbone.draws_apart``."""
-        ...
 
     def skip(self, count: int) -> None:
         """Passes over ``count`` uniform numbers per image, which published code draws unused."""
-        ...
 
 
 @runtime_checkable
@@ -231,7 +224,6 @@ class Cache(Protocol):
 
     def rows(self, count: int) -> "Cache":
         """The same memory for the first ``count`` rows of the batch."""
-        ...
 
 
 @runtime_checkable
@@ -246,7 +238,6 @@ class KeyValueCache(Cache, Protocol):
         values: Float[Tensor, "r h m d"],
     ) -> tuple[Tensor, Tensor]:
         """Writes rows start..stop-1 and returns all rows up to stop: (r, h, stop, d) each."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -273,7 +264,7 @@ class Context:
         return type(self)(**{name: getattr(self, name)[:count] for name in fields})
 
 
-class Backbone(Quantizable, ArimageModel):
+class Backbone(Quantizable, InParts, ArimageModel):
     """Base of all transformers that predict image tokens.
 
     Invariant, tested for every registered model: the full forward under the order's decoding rule
@@ -284,6 +275,7 @@ class Backbone(Quantizable, ArimageModel):
     prefix_length: ClassVar[int] = 1
     takes_text: ClassVar[bool] = False
     unused_draws: ClassVar[int] = 0  # uniform numbers per image, before the first token
+    pass_draws: ClassVar[int] = 0  # the same, at each pass, with a class and without one
     draws_apart: ClassVar[bool] = False  # published code draws the tokens of a step one by one
     keeps_tables: bool = True  # whether ``prepare`` makes tables for all steps (sampling/cads.py)
     config: BackboneConfig
@@ -326,10 +318,7 @@ class Backbone(Quantizable, ArimageModel):
         return CacheShape(self.config.depth, self.config.num_heads, self.config.head_dim)
 
     def new_cache(self, rows: int, device: torch.device) -> Cache | None:
-        """A memory of the model's own kind; None where keys and values, or nothing, are kept.
-
-        Steps then come in order, each once or several times, the first one with ``start`` 0.
-        """
+        """A memory of the model's own kind, or None; steps come in order, from ``start`` 0 on."""
         return None
 
     @property
@@ -347,10 +336,8 @@ class Backbone(Quantizable, ArimageModel):
 
     @abstractmethod
     def prepare(self, condition: Any) -> Context:
-        """Everything that depends on the condition alone.
-
-        Args:
-            condition: class labels, int64 (r,), or, where ``takes_text``, ``text.TextFeatures``.
+        """All that depends on the condition alone: class labels, int64 (r,), or, where
+        ``takes_text``, ``text.TextFeatures``.
         """
 
     def settled(self, context: Any) -> Any:

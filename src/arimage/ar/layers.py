@@ -148,23 +148,37 @@ def modulate(
 
 @lru_cache(maxsize=16)
 def rotary_2d(
-    grid: tuple[int, int], prefix: int, head_dim: int, base: float, device: torch.device
+    grid: tuple[int, int],
+    prefix: int,
+    head_dim: int,
+    base: float,
+    device: torch.device,
+    trained: tuple[int, int] | None = None,
 ) -> Float[Tensor, "n half 2"]:
     """(prefix + h*w, head_dim/2, [cos, sin]) in float32: half the pairs turn with the row, half
     with the column. Prefix rows are zero, cos included, so their queries and keys vanish
     (FoundationVision/LlamaGen@ce98ec4 autoregressive/models/gpt.py).
+
+    ``trained``: the grid that the rows and columns of ``grid`` are spread over; None is ``grid``.
     """
     with torch.inference_mode(False):  # a table made while sampling may serve training later
-        return _rotary_2d(grid, prefix, head_dim, base, device)
+        return _rotary_2d(grid, prefix, head_dim, base, device, trained or grid)
 
 
 def _rotary_2d(
-    grid: tuple[int, int], prefix: int, head_dim: int, base: float, device: torch.device
+    grid: tuple[int, int],
+    prefix: int,
+    head_dim: int,
+    base: float,
+    device: torch.device,
+    trained: tuple[int, int],
 ) -> Float[Tensor, "n half 2"]:
     half = head_dim // 2
     rates = base ** -(torch.arange(0, half, 2, dtype=torch.float32, device=device) / half)
-    rows = torch.arange(grid[0], dtype=torch.float32, device=device)[:, None] * rates
-    columns = torch.arange(grid[1], dtype=torch.float32, device=device)[:, None] * rates
+    rows, columns = (
+        torch.arange(side, dtype=torch.float32, device=device)[:, None] * (of / side) * rates
+        for side, of in zip(grid, trained, strict=True)
+    )
     angles = torch.cat(
         [rows[:, None].expand(-1, grid[1], -1), columns[None].expand(grid[0], -1, -1)], dim=-1
     ).flatten(0, 1)

@@ -5,7 +5,9 @@ raster order. With ``order="masked"`` the same blocks are bidirectional and the 
 more row, the mask token (arXiv 2202.04200).
 """
 
-from typing import Any, ClassVar
+import copy
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,8 @@ from arimage.pretrained import strict
 from arimage.shapes import Bool, Float, Int
 from arimage.slots import SlotTable
 
+L = TypeVar("L", bound="LlamaModel")
+B = TypeVar("B", bound=Backbone)
 ROTARY_BASE = 10000.0  # FoundationVision/LlamaGen@ce98ec4 autoregressive/models/gpt.py, ModelArgs
 INIT_STD = 0.02  # the same class
 
@@ -36,7 +40,7 @@ class LlamaConfig(GridConfig):
     """Sizes of a Llama-type transformer."""
 
     model_type = "arimage_llama"
-    orders: ClassVar[tuple[str, ...]] = ("raster", "masked")
+    orders: ClassVar[tuple[str, ...]] = ("raster", "masked", "jacobi")
 
     mlp_hidden: int = 384
     norm_eps: float = 1e-5
@@ -77,9 +81,19 @@ class Block(GradientCheckpointingLayer):
         cache: Cache | None,
     ) -> Float[Tensor, "r m width"]:
         """``table``: rotary cos and sin of the step's positions."""
-        qkv = split_heads(self.qkv(self.attention_norm(x)), 3 * self.heads)
+        return self.rest(x, self.attention(self.attention_norm(x), table, step, cache))
+
+    def attention(
+        self,
+        x: Float[Tensor, "r m width"],
+        table: Float[Tensor, "*r m half 2"],
+        step: Step,
+        cache: Cache | None,
+    ) -> Float[Tensor, "r m width"]:
+        """Self-attention of normalised inputs, before the projection."""
+        qkv = split_heads(self.qkv(x), 3 * self.heads)
         q, k = rotate(qkv[:, : 2 * self.heads], table).chunk(2, dim=1)
-        return self.rest(x, attend(q, k, qkv[:, 2 * self.heads :], step, cache, self.layer))
+        return attend(q, k, qkv[:, 2 * self.heads :], step, cache, self.layer)
 
     def prefix(
         self, x: Float[Tensor, "r n width"], mask: Bool[Tensor, "r n"] | None
@@ -122,35 +136,73 @@ def running_mean(
     return means.to(values.dtype)
 
 
+def over_grid(model: B, grids: Sequence[tuple[int, int]]) -> B:
+    """The same weights of a model of rotary positions over another grid; for ``at``.
+
+    Raises:
+        ValueError: several maps; a grid that the order cannot cut.
+    """
+    if len(grids) != 1:
+        raise ValueError(f"got grids {list(grids)}; this model has one token map: give one")
+    config = {name: getattr(model.config, name) for name in model.config.own_fields()}
+    other = copy.copy(model)
+    other.config = type(model.config)(**config | {"grid": list(grids[0])})
+    return other
+
+
 class LlamaModel(Backbone):
     """Predicts the next token (raster) or all unknown tokens (masked)."""
 
     config_class = LlamaConfig
     config: LlamaConfig
+    block: ClassVar[type[Block]] = Block
     _no_split_modules: ClassVar[list[str]] = ["Block"]
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
+        self.trained_grid = (config.grid[0], config.grid[1])
         self.add_condition(config)
-        self.token_embedding = nn.Embedding(config.vocab_size + config.extra_tokens, config.width)
+        self.token_embedding = self.make_embedding(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
+        self.blocks = nn.ModuleList(self.block(config, i) for i in range(config.depth))
         self.norm = RMSNorm(config.width, config.norm_eps)
-        self.output = Linear(config.width, config.vocab_size, bias=False)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=INIT_STD)
-        nn.init.zeros_(self.output.weight)
+        self.output = self.make_output(config)
+        self.initialize()
         self.post_init()
 
     def add_condition(self, config: Any) -> None:
         """Makes what ``prepare`` needs."""
         self.class_embedding = nn.Embedding(config.num_classes + 1, config.width)
 
+    def make_embedding(self, config: Any) -> nn.Module:
+        """What turns tokens into vectors."""
+        return nn.Embedding(config.vocab_size + config.extra_tokens, config.width)
+
+    def make_output(self, config: Any) -> nn.Module:
+        """What makes logits."""
+        return Linear(config.width, config.vocab_size, bias=False)
+
+    def initialize(self) -> None:
+        """The reference's start: a small normal distribution, and zeros before the logits."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=INIT_STD)
+        for parameter in self.output.parameters():
+            nn.init.zeros_(parameter)
+
     @property
     def slots(self) -> SlotTable:
         """The cells of the grid."""
         return self.config.slots
+
+    def at(self: L, grids: Sequence[tuple[int, int]]) -> L:
+        """As every model's: rotary positions of the new grid, moved into the range of the one that
+        was trained (position interpolation, arXiv 2306.15595).
+
+        Raises:
+            ValueError: several maps; a grid that the order cannot cut.
+        """
+        return over_grid(self, grids)
 
     def prepare(self, condition: Any) -> Context:
         """The class token; ``condition``: class labels (r,)."""
@@ -169,7 +221,11 @@ class LlamaModel(Backbone):
         table = self.rotary(step)
         for block in self.blocks:
             x = block(x, table, step, cache)
-        return self.norm(step.read(x))
+        return self.finish(step.read(x))
+
+    def finish(self, x: Float[Tensor, "r n width"]) -> Float[Tensor, "r n width"]:
+        """What follows the blocks."""
+        return self.norm(x)
 
     def prefill(
         self,
@@ -184,7 +240,7 @@ class LlamaModel(Backbone):
             x, value = block.prefix(x, mask)
             if cache is not None:
                 cache.update(block.layer, step, torch.zeros_like(value), value)
-        return self.norm(x[:, -1:])
+        return self.finish(x[:, -1:])
 
     def embed(self, ids: Int[Tensor, "r m"], step: Step) -> Float[Tensor, "r m width"]:
         """Token ids to vectors; UNKNOWN and below are the rows after the vocabulary."""
@@ -202,6 +258,5 @@ class LlamaModel(Backbone):
     def rotary_table(self, device: torch.device) -> Float[Tensor, "n half 2"]:
         """cos and sin of every sequence position."""
         height, width = self.config.grid
-        return rotary_2d(
-            (height, width), self.prefix_length, self.config.head_dim, ROTARY_BASE, device
-        )
+        sizes = self.prefix_length, self.config.head_dim, ROTARY_BASE
+        return rotary_2d((height, width), *sizes, device, self.trained_grid)

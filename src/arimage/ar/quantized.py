@@ -15,7 +15,7 @@ from arimage.ar.linear import Linear
 from arimage.registry import unknown_name
 
 CONFIGS = {"int8": "Int8WeightOnlyConfig", "fp8": "Float8WeightOnlyConfig"}  # of torchao
-PARTS = ("blocks.", "output")  # what every family calls its blocks and its head
+PARTS = ("blocks.", "inner_blocks.", "output")  # what every family calls its blocks and its head
 
 
 class Quantizable(nn.Module):

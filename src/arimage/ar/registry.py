@@ -28,6 +28,10 @@ MODELS: Registry[type[Backbone]] = Registry(
         "maskbit": "arimage.ar.maskbit:MaskBitModel",
         "flexvar": "arimage.ar.flexvar:FlexVARModel",
         "hmar": "arimage.ar.hmar:HMARModel",
+        "titok": "arimage.ar.titok:TiTokModel",
+        "titok_uvit": "arimage.ar.titok:TiTokUViTModel",
+        "ibq": "arimage.ar.ibq:IBQModel",
+        "open_magvit2": "arimage.ar.open_magvit2:OpenMAGVIT2Model",
     },
 )
 
@@ -35,6 +39,7 @@ ORDERS: Registry[type[Order]] = Registry(
     "order",
     {
         "raster": "arimage.ar.orders.raster:RasterOrder",
+        "jacobi": "arimage.ar.orders.jacobi:JacobiOrder",
         "random": "arimage.ar.orders.random:RandomOrder",
         "next_scale": "arimage.ar.orders.next_scale:NextScaleOrder",
         "masked": "arimage.ar.orders.masked:MaskedOrder",
@@ -67,5 +72,9 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "maskbit": "arimage.ar.convert.maskbit:MaskBitLayout",
         "flexvar": "arimage.ar.convert.flexvar:FlexVARLayout",
         "hmar": "arimage.ar.convert.hmar:HMARLayout",
+        "titok": "arimage.ar.convert.titok:TiTokLayout",
+        "titok_uvit": "arimage.ar.convert.titok:TiTokUViTLayout",
+        "ibq": "arimage.ar.convert.ibq:IBQLayout",
+        "open_magvit2": "arimage.ar.convert.open_magvit2:OpenMAGVIT2Layout",
     },
 )

@@ -32,14 +32,21 @@ CHOSEN = ("ids", "canvas", "broken")  # what a step changes besides the cache
 
 @dataclass(frozen=True)
 class Dial(Guidance):
-    """Guidance of a captured step: s is in a tensor; whether null rows are needed is fixed."""
+    """Guidance of a captured step: s is in a tensor; whether null rows are needed is fixed.
 
-    value: Any = None
+    values: s for each part of a token.
+    """
+
+    values: tuple[Any, ...] = ()
     guided: bool = False
+
+    def part(self, index: int) -> "Dial":
+        """As every guidance's."""
+        return dataclasses.replace(self, values=self.values[index : index + 1])
 
     def at(self, index: Any, num_steps: int) -> Any:
         """The tensor."""
-        return self.value
+        return self.values[0]
 
     def guides(self, index: Any, num_steps: int) -> bool:
         """As it was when the step was captured."""
@@ -85,7 +92,7 @@ class Session:
         self.context_types = [type(branch.context) for branch in branches]
         self.spans = [(branch.first, branch.last) for branch in branches]
         self.groups = groups_of(order, cuts=[first for first, _ in self.spans])
-        self.offsets = offsets_of(order, sampler, branches[0].model.num_choices)
+        self.offsets = offsets_of(order, sampler, branches[0].model.parts)
         self.moves = any(len(group.steps) > 1 for group in self.groups)
         caches = [branch.new_cache(order) for branch in branches]
         self.cache_types = [type(cache) for cache in caches]
@@ -160,11 +167,12 @@ class Session:
 
     def _branch(self, buffers: Buffers, step: Step, i: int, guided: bool) -> Branch:
         cache = buffers["caches"][i]
-        s = buffers["scales"][i].index_select(0, buffers["index"]).squeeze(0)
-        s = s[: step.predicts, None] if s.ndim else s
+        found = (part.index_select(0, buffers["index"]) for part in buffers["scales"][i])
+        scales = (s.squeeze(0) for s in found)
+        values = tuple(s[: step.predicts, None] if s.ndim else s for s in scales)
         context = self.context_types[i](**buffers["contexts"][i])
         cache = cache and self.cache_types[i](**cache)
-        dial, weight = Dial(value=s, guided=guided), buffers["weights"][i]
+        dial, weight = Dial(values=values, guided=guided), buffers["weights"][i]
         first, last = self.spans[i]
         return Branch(self.models[i], context, cache, dial, first=first, last=last, weight=weight)
 
@@ -305,9 +313,10 @@ def values_of(
 ) -> Buffers:
     """What belongs to one call: its state, contexts, scales of guidance and random numbers."""
     device, steps = state.ids.device, order.num_steps
-    scales = [scale_table(branch.guidance, steps).to(device) for branch in branches]
+    parts = branches[0].model.parts
+    scales = [scales_of(b.guidance, steps, len(parts)).to(device) for b in branches]
     weights = [b.weight if b.weight is None else torch.tensor(b.weight) for b in branches]
-    total = offsets_of(order, sampler, branches[0].model.num_choices)[-1]
+    total = offsets_of(order, sampler, parts)[-1]
     known = state.known
     return {
         "ids": state.ids,
@@ -322,11 +331,17 @@ def values_of(
     }
 
 
-def offsets_of(order: Order, sampler: Sampler, vocab_size: int) -> list[int]:
+def scales_of(guidance: Guidance, steps: int, parts: int) -> Tensor:
+    """s of each part of a token and each step; see ``scale_table``."""
+    return torch.stack([scale_table(guidance.part(i), steps) for i in range(parts)])
+
+
+def offsets_of(order: Order, sampler: Sampler, parts: Sequence[int]) -> list[int]:
     """Where the numbers of each step begin; the last entry is how many there are."""
     offsets = [0]
     for step in (order.step(i) for i in range(order.num_steps)):
-        offsets.append(offsets[-1] + sampler.draws(step, vocab_size) + order.draws(step))
+        drawn = sum(sampler.part(i).draws(step, size) for i, size in enumerate(parts))
+        offsets.append(offsets[-1] + drawn + order.draws(step))
     return offsets
 
 

@@ -70,10 +70,19 @@ class Compilable:
         """Memory of the caches that captures keep."""
         return 0 if self.captures is None else self.captures.size
 
-    def captured_run(self, settings: Settings) -> Run | None:
-        """What makes the steps of one call; None where they are plain."""
+    def captured_run(self, settings: Settings, order: Order) -> Run | None:
+        """What makes the steps of one call; None where they are plain.
+
+        Raises:
+            ValueError: an order whose steps depend on what is drawn.
+        """
         if self.captures is None:
             return None
+        if not order.known_steps:
+            raise ValueError(
+                f"the steps of {type(order).__name__} depend on what is drawn, so they cannot be "
+                "captured; use compile('off'), or the order 'raster', whose images are the same"
+            )
         if settings.rng != "per_image" or settings.annealing is not None:
             reason = f"rng={settings.rng!r} draws on the device in an order that cannot be captured"
             if settings.annealing is not None:

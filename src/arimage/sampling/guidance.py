@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,12 @@ from arimage.sampling.registry import SCHEDULES
 
 
 class Schedule(ABC):
-    """s as a function of the step; subclasses are dataclasses, their fields are its options."""
+    """s as a function of the step; subclasses are dataclasses, their fields are its options.
+
+    ``saves``: published code leaves out the pass without a class where s is 1.
+    """
+
+    saves: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, scale: float, index: int, num_steps: int) -> float:
@@ -78,6 +83,7 @@ class Linear(Schedule):
 class PowerCosine(Schedule):
     """1 + (scale - 1) (1 - cos(pi (t / num_steps) ** power)) / 2 (RAR, arXiv 2411.00776)."""
 
+    saves: ClassVar[bool] = False
     power: float = 1.0
 
     def __post_init__(self) -> None:
@@ -216,6 +222,7 @@ class Guidance:
     passes: what each step does, for schedules over maps; empty where there is one map.
     kept: whether steps read keys and values of earlier ones, so that null rows are needed until
     the last step with guidance; otherwise only in steps with guidance.
+    later: scales of a token's second part and those after it, where they have others.
 
     Raises:
         ValueError: a negative or non-finite scale.
@@ -226,12 +233,21 @@ class Guidance:
     ends: tuple[int, ...] = ()
     passes: tuple[Pass, ...] = ()
     kept: bool = True
+    later: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.scale) or self.scale < 0:
-            raise ValueError(
-                f"got guidance_scale {self.scale}; expected a number >= 0, where 1 is off"
-            )
+        for scale in (self.scale, *self.later):
+            if not math.isfinite(scale) or scale < 0:
+                raise ValueError(
+                    f"got guidance_scale {scale}; expected a number >= 0, where 1 is off"
+                )
+
+    def part(self, index: int) -> "Guidance":
+        """The guidance of a token's part ``index``; see ``ar.parts``."""
+        if not self.later:
+            return self
+        scale = (self.scale, *self.later)[min(index, len(self.later))]
+        return dataclasses.replace(self, scale=scale, later=())
 
     def over(self, sizes: Sequence[int], num_slots: int) -> "Guidance":
         """The same for steps of so many tokens; as it is where these do not sum to the slots."""
@@ -243,8 +259,8 @@ class Guidance:
         """The same for steps that predict these token maps."""
         return dataclasses.replace(self, schedule=self.schedule.fitted(maps))
 
-    def of(self, steps: Sequence[Step], cached: bool) -> "Guidance":
-        """The same for the steps of an order; ``cached``, whether it keeps keys and values."""
+    def bound(self, steps: Sequence[Step], cached: bool) -> "Guidance":
+        """The same for the steps of an order; ``cached``, whether later ones read what is kept."""
         maps = [step.scale for step in steps]
         passes: list[Pass] = []
         if maps[-1]:
@@ -264,16 +280,31 @@ class Guidance:
             return self.schedule.over(self.scale, before, after, self.ends[-1])
         return self.schedule(self.scale, index, num_steps)
 
+    def of(self, step: Step) -> float | Tensor:
+        """``at`` the step; where it looks ahead, float64 (tokens, 1)."""
+        if not step.ahead:
+            return self.at(step.index, step.num_steps)  # type: ignore[arg-type]
+        indices = range(int(step.index), int(step.index) + step.predicts)
+        scales = [float(self.at(index, step.num_steps)) for index in indices]
+        return torch.tensor(scales, dtype=torch.float64).unsqueeze(-1)
+
     def guides(self, index: int, num_steps: int) -> bool:
         """Whether null rows are needed at a step: s is not 1 there or, if ``kept``, later."""
         if not self.kept:
             return not is_off(self.at(index, num_steps))
         return index <= self.last_active(num_steps)
 
+    def doubles(self, index: int, num_steps: int) -> bool:
+        """Whether published code runs the model a second time at a step, without a class."""
+        return not self.schedule.saves or not is_off(self.at(index, num_steps))
+
     def last_active(self, num_steps: int) -> int:
         """The last step where some s is not 1; -1 if there is none: no null rows are needed."""
-        backwards = reversed(range(num_steps))
-        return next((i for i in backwards if not is_off(self.at(i, num_steps))), -1)
+        parts = [self.part(index) for index in range(1 + len(self.later))]
+        for i in reversed(range(num_steps)):
+            if not all(is_off(part.at(i, num_steps)) for part in parts):
+                return i
+        return -1
 
 
 def is_off(s: float | Tensor) -> bool:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arimage.ar.base import Backbone, Cache, Context, Known, Noise, State, Step
+from arimage.ar.base import Backbone, Cache, Context, Draw, Known, Noise, State, Step
 from arimage.ar.orders.base import Order
+from arimage.ar.parts import join_ids
 from arimage.sampling.cache import cache_dtype, check_cache_dtype, make_cache
 from arimage.sampling.groups import BUCKET
 from arimage.sampling.guidance import Guidance
 from arimage.sampling.samplers.base import Sampler
-from arimage.shapes import Float
+from arimage.shapes import Float, Int
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Branch:
         model.pack()
         steps = [order.step(i) for i in range(order.num_steps)]
         guidance = guidance.over([step.predicts for step in steps], order.num_slots)
-        guidance = guidance.of(steps, order.cached)
+        remembers = order.cached or model.new_cache(1, torch.device("meta")) is not None
+        guidance = guidance.bound(steps, remembers)
         if guidance.last_active(order.num_steps) >= 0:
             condition = model.with_null(condition)
         context = model.prepare(condition)
@@ -94,13 +96,13 @@ class Branch:
         return index < self.first and self.cache is not None
 
     def logits(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "b n v"]:
-        """Guided float32 logits (b, n, vocab) of one step, by their weight."""
-        logits = self.model.head(self.hidden(inputs, step, batch)).float()
-        return logits if self.weight is None else logits * self.weight
+        """Guided float32 logits (b, n, vocab) of one step, by their weight; of the tokens' first
+        part alone.
+        """
+        return self.mixed(self.hidden(inputs, step, batch), step, batch)
 
-    def hidden(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "b n width"]:
-        """What the head sees; the head is affine, so mixing before it halves its work."""
-        s = self.guidance.at(step.index, step.num_steps)
+    def hidden(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "r n width"]:
+        """Hidden states of one step; the null rows last, while guidance needs them."""
         guided = self.guidance.guides(step.index, step.num_steps)
         context, cache = self.context, self.cache
         if not guided and len(context.prefix) > batch:
@@ -108,10 +110,33 @@ class Branch:
         if guided:
             step = step.tiled(2)
             inputs = None if inputs is None else torch.cat([inputs, inputs])
-        hidden = self.model(inputs, context, step, cache)
+        return self.model(inputs, context, step, cache)
+
+    def mixed(
+        self,
+        hidden: Float[Tensor, "r n width"],
+        step: Step,
+        batch: int,
+        chosen: Sequence[Int[Tensor, "b n"]] = (),
+    ) -> Float[Tensor, "b m v"]:
+        """Guided float32 logits of the tokens' next part, given the parts ``chosen``."""
+        part, guided = len(chosen), len(hidden) > batch
         if guided:
+            chosen = [torch.cat([ids, ids]) for ids in chosen]
+        hidden = self.model.within(hidden, chosen)
+        if guided:  # the head is affine, so mixing before it halves its work
+            s = self.guidance.part(part).of(step)
             hidden = hidden[batch:] + times(hidden[:batch] - hidden[batch:], s)
-        return hidden
+        logits = self.model.heads[part](hidden).float()
+        return logits if self.weight is None else logits * self.weight
+
+    def skip(self, step: Step, noise: Noise) -> None:
+        """Passes over what published code draws unused at each pass of the model
+        (``Backbone.pass_draws``), of which it makes two where it guides."""
+        if not self.model.pass_draws:
+            return
+        for _ in range(1 + self.guidance.doubles(int(step.index), step.num_steps)):
+            noise.skip(self.model.pass_draws)
 
 
 def times(x: Tensor, s: float | Tensor) -> Tensor:
@@ -173,11 +198,25 @@ def advance(
     for branch in branches:
         if branch.follows(state.step):
             branch.hidden(inputs, step, noise.batch)
-    speaking = (branch for branch in branches if branch.speaks(state.step))
-    logits = reduce(torch.add, (b.logits(inputs, step, noise.batch) for b in speaking))
-    state = dataclasses.replace(state, broken=first_broken(logits, step, state.broken))
-    draw = sampler(logits, step, order.stream(noise, step))
-    return order.commit(state, step, draw, noise)
+    speaking = [branch for branch in branches if branch.speaks(state.step)]
+    hidden = [branch.hidden(inputs, step, noise.batch) for branch in speaking]
+    branches[0].skip(step, noise)
+    draws: list[Draw] = []
+    for part in range(len(sizes := speaking[0].model.parts)):  # of the tokens: most have one
+        chosen = [draw.ids for draw in draws]
+        pairs = zip(speaking, hidden, strict=True)
+        logits = reduce(torch.add, (b.mixed(h, step, noise.batch, chosen) for b, h in pairs))
+        state = dataclasses.replace(state, broken=first_broken(logits, step, state.broken))
+        draws.append(sampler.part(part)(logits, step, order.stream(noise, step)))
+    return order.commit(state, step, join_draws(draws, sizes), noise)
+
+
+def join_draws(draws: Sequence[Draw], sizes: Sequence[int]) -> Draw:
+    """Whole tokens from the draws of their parts."""
+    if len(draws) == 1:
+        return draws[0]
+    ids = join_ids([draw.ids for draw in draws], sizes)
+    return Draw(ids, torch.stack([draw.log_probs for draw in draws]).sum(0))
 
 
 def first_broken(logits: Tensor, step: Step, before: Tensor | None) -> Tensor:

@@ -40,6 +40,7 @@ class PerImageNoise:
         self._seeds = list(seeds)
         self._streams = [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
         self._ahead = torch.empty(self.batch, 0, dtype=torch.float64, device=self.device)
+        self._last = self._ahead
 
     def uniform(self, count: int) -> Float[Tensor, "b n"]:
         """``count`` float64 numbers in [0, 1) per image."""
@@ -49,7 +50,13 @@ class PerImageNoise:
             more = torch.from_numpy(np.stack(rows)).to(self.device)
             self._ahead = torch.cat([self._ahead, more], dim=1)
         drawn, self._ahead = self._ahead[:, :count], self._ahead[:, count:]
+        self._last = drawn
         return drawn.contiguous()
+
+    def give_back(self, count: int) -> None:
+        """The next draw begins with them; nothing where nothing was drawn (greedy sampling)."""
+        if count and self._last.shape[1]:
+            self._ahead = torch.cat([self._last[:, -count:], self._ahead], dim=1)
 
     def labels(self, num_classes: int) -> list[int]:
         """A class label per image, uniform, from a far part of its stream.
@@ -181,6 +188,14 @@ class ReferenceNoise:
         other = copy.copy(self)
         other.one_by_one = True
         return other
+
+    def give_back(self, count: int) -> None:
+        """Raises ValueError: the numbers are gone."""
+        if count:
+            raise ValueError(
+                "rng='reference' draws from a stream that only goes forward, and the order "
+                "'jacobi' draws some numbers again; use 'raster', whose images are the same"
+            )
 
     def skip(self, count: int) -> None:
         """Draws ``count`` uniform numbers per image, float32, and forgets them."""

@@ -54,7 +54,7 @@ def image_bytes(
         cache = 0 if own is None else held_bytes(own)
     widest = max(model.prefix_rows, *(step.stop - step.start for step in steps))
     activations = widest * model.config.width * ACTIVATIONS * size
-    logits = max(step.predicts for step in steps) * model.num_choices * LOGIT_BYTES
+    logits = max(step.predicts for step in steps) * max(model.parts) * LOGIT_BYTES
     return rows * (cache + activations) + logits + tokenizer_bytes
 
 

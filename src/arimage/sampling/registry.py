@@ -19,6 +19,7 @@ SAMPLERS: Registry[type[Sampler]] = Registry(
         "categorical": "arimage.sampling.samplers.categorical:Categorical",
         "argmax": "arimage.sampling.samplers.argmax:Argmax",
         "familiar": "arimage.sampling.samplers.familiar:Familiar",
+        "annealed": "arimage.sampling.samplers.annealed:Annealed",
     },
 )
 

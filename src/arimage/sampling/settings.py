@@ -13,7 +13,9 @@ from arimage.sampling.cads import Annealing
 from arimage.sampling.guidance import Guidance, Schedule, make_schedule, schedule_record
 from arimage.sampling.named import make_named, record_of
 from arimage.sampling.registry import ANNEALINGS, NOISES, SAMPLERS, SCHEDULES, TEMPERATURES
-from arimage.sampling.samplers.base import Sampler
+from arimage.sampling.samplers.base import PartSampler, Sampler
+
+OF_PARTS = ("guidance_scale", "temperature", "top_k", "top_p")
 
 SCHEDULE = "temperature_schedule"
 SCHEDULED = {"guidance_schedule": SCHEDULES, SCHEDULE: TEMPERATURES}
@@ -45,6 +47,8 @@ class Settings:
         rng: a registered kind of noise: "per_image", or "reference" for the stream of VAR's code.
         passes: for orders that go over a token map again (refined_scale): for each map, how many
             tokens are settled after each pass; None is one pass each.
+        parts: for models that choose a token in parts (``ar.parts``): what differs for the second
+            part and those after it, of guidance_scale, temperature, top_k and top_p, a record each.
         cache_dtype: "fp8" keeps keys and values in 8 bits, which changes images; None keeps them
             as they are (sampling/cache.py).
 
@@ -69,9 +73,14 @@ class Settings:
     guide_scale: float | int = 1.0
     annealing: Any = None
     passes: Any = None
+    parts: Sequence[dict[str, Any]] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "passes", read_passes(self.passes))
+        object.__setattr__(self, "parts", list(self.parts))  # as JSON gives them back
+        for name in (name for part in self.parts for name in part):
+            if name not in OF_PARTS:
+                raise ValueError(unknown_name("setting of a token's part", name, OF_PARTS))
         self.guidance()
         self._check_branches()
         self.make_sampler()
@@ -99,16 +108,36 @@ class Settings:
             )
 
     def updated(self, changes: dict[str, Any]) -> "Settings":
-        """A copy with some settings changed; an unknown one is a TypeError."""
+        """A copy with some settings changed, of all parts; an unknown one is a TypeError."""
         names = [f.name for f in fields(self)]
         for name in changes:
             if name not in names:
                 raise TypeError(unknown_name("sampling setting", name, names))
-        return replace(self, **changes)
+        kept = [{k: v for k, v in part.items() if k not in changes} for part in self.parts]
+        return replace(self, **{"parts": kept} | changes)
+
+    def check_fits(self, mixes: bool, parts: int) -> None:
+        """Raises ValueError for settings of another kind of transformer.
+
+        Args:
+            mixes: whether it reads the canvas, so that codes may be mixed.
+            parts: that it chooses a token in.
+        """
+        if self.more_smooth and not mixes:
+            raise ValueError(
+                "more_smooth mixes codes; this transformer reads ids: it is for next-scale models"
+            )
+        if len(self.parts) >= parts:
+            raise ValueError(
+                f"got settings of {len(self.parts)} more parts of a token; this transformer has "
+                f"{parts - 1} after the first: give as many at most"
+            )
 
     def guidance(self) -> Guidance:
         """The guidance these settings ask for."""
-        return Guidance(float(self.guidance_scale), make_schedule(self.guidance_schedule))
+        scales = (part.get("guidance_scale", self.guidance_scale) for part in self.parts)
+        schedule = make_schedule(self.guidance_schedule)
+        return Guidance(float(self.guidance_scale), schedule, later=tuple(map(float, scales)))
 
     def condition_annealing(self) -> Annealing | None:
         """The ``Annealing`` these settings ask for; None where it is off."""
@@ -118,11 +147,13 @@ class Settings:
     def make_sampler(self) -> Sampler:
         """The sampler these settings ask for."""
         cls = SAMPLERS[self.sampler]
-        options = vars(self).keys() & getattr(cls, "__dataclass_fields__", {}).keys()
-        values = {name: getattr(self, name) for name in options}
+        names = vars(self).keys() & getattr(cls, "__dataclass_fields__", {}).keys()
+        values = {name: getattr(self, name) for name in names}
         if SCHEDULE in values:
             values[SCHEDULE] = make_schedule(values[SCHEDULE], TEMPERATURES)
-        return cls(**values)
+        later = ({k: v for k, v in part.items() if k in names} for part in self.parts)
+        made = [cls(**values), *(cls(**values | changes) for changes in later)]
+        return PartSampler(tuple(made)) if self.parts else made[0]
 
     @property
     def order_options(self) -> dict[str, Any]:

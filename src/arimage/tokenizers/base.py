@@ -71,6 +71,7 @@ class ImageTokenizer(Publishable, ArimageModel):
 
     main_input_name = "images"
     replaces: ClassVar[bool] = False  # token maps replace each other instead of adding up
+    placed: ClassVar[bool] = True  # whether each token is of a place in the image
     config: TokenizerConfig
 
     @classmethod
@@ -95,6 +96,12 @@ class ImageTokenizer(Publishable, ArimageModel):
         """The slots of one image at the native size."""
 
     @property
+    def image_shape(self) -> tuple[int, int]:
+        """(height, width) in pixels of the images that it takes: of the last token map's cells."""
+        height, width = self.slots.grids[-1]
+        return height * self.config.downsample_factor, width * self.config.downsample_factor
+
+    @property
     def full_channels(self) -> int:
         """Channels of the widest full-size map inside the networks; a guess unless overridden."""
         return 128
@@ -102,9 +109,8 @@ class ImageTokenizer(Publishable, ArimageModel):
     @property
     def bytes_per_image(self) -> int:
         """Estimated peak while one image is encoded or decoded (weights not counted)."""
-        height, width = self.slots.grids[-1]
-        pixels = height * width * self.config.downsample_factor**2
-        return FULL_MAPS * self.full_channels * pixels * self.dtype.itemsize
+        height, width = self.image_shape
+        return FULL_MAPS * self.full_channels * height * width * self.dtype.itemsize
 
     @abstractmethod
     def encode_latents(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h2 w2"]:
@@ -182,13 +188,21 @@ class ImageTokenizer(Publishable, ArimageModel):
         return self.decode_canvas(encoding.codes), encoding
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises ValueError unless the images have the size of the last token map."""
-        factor = self.config.downsample_factor
-        rows, columns = (side * factor for side in self.slots.grids[-1])
+        """Raises ValueError unless the images have the size that the tokenizer takes."""
+        rows, columns = self.image_shape
         if (height, width) != (rows, columns):
             raise ValueError(
                 f"got images of {height} x {width} pixels; this tokenizer takes {rows} x {columns}"
                 ": resize or crop them first"
+            )
+
+    def check_placed(self) -> None:
+        """Raises ValueError where tokens have no place in the image, so that no mask keeps any."""
+        if not self.placed:
+            raise ValueError(
+                f"the {self.slots.num_slots} tokens of this tokenizer lie on a line and have no "
+                "place in the image, so a mask can keep none of them: edit with a model whose "
+                "tokens lie on a grid"
             )
 
     def check_ids(self, ids: Int[Tensor, "b slots"]) -> None:

@@ -26,8 +26,12 @@ class Network:
         bias: of residual blocks and of the encoder's first convolution.
         late_shortcut: where the width changes, the skip reads what the second convolution made,
             not the block's input.
-        strided: down by a convolution, zeros padded right and below; otherwise by means of 2 x 2.
+        strided: down by a convolution; otherwise by means of 2 x 2.
+        padded: zeros that this convolution adds on the left and right (and above and below).
+        deep_middle: as many blocks in the middle as at a level, not two.
         decoder_extra: blocks of a decoder's level beyond those of an encoder's.
+        styled: the decoder sees its input's statistics at every level, and its up-sampling is a
+            convolution to four times the channels, which become 2 x 2 cells.
         encoder_kernel: of the encoder's last convolution.
         quant_convs: between the networks and the quantizer.
         black: the pixel value that is -1 in this package; white is 1 in all of them.
@@ -37,7 +41,10 @@ class Network:
     bias: bool
     late_shortcut: bool
     strided: bool
+    padded: tuple[int, int] = (0, 1)
+    deep_middle: bool = False
     decoder_extra: int
+    styled: bool = False
     encoder_kernel: int
     quant_convs: bool
     black: int
@@ -87,14 +94,29 @@ NETWORKS = {
         quant_convs=False,
         black=0,
     ),
+    # TencentARC/SEED-Voken@b9a17ea src/Open_MAGVIT2/modules/diffusionmodules/improved_model.py,
+    # after MAGVIT-v2 (arXiv 2310.05737).
+    "magvit2": Network(
+        attention=False,
+        bias=False,
+        late_shortcut=False,
+        strided=True,
+        padded=(1, 1),
+        deep_middle=True,
+        decoder_extra=0,
+        styled=True,
+        encoder_kernel=1,
+        quant_convs=False,
+        black=-1,
+    ),
 }
 
 
-def group_norm(channels: int, groups: int) -> nn.GroupNorm:
+def group_norm(channels: int, groups: int, affine: bool = True) -> nn.GroupNorm:
     """GroupNorm with at most ``groups`` groups that divide ``channels``."""
     while channels % groups:
         groups //= 2
-    return nn.GroupNorm(groups, channels, eps=NORM_EPS)
+    return nn.GroupNorm(groups, channels, eps=NORM_EPS, affine=affine)
 
 
 def silu(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -142,15 +164,16 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves the resolution: one zero row right and below, then a strided 3x3 conv."""
+    """Halves the resolution: zeros around, then a strided 3x3 conv."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, network: Network) -> None:
         super().__init__()
+        self.padded = 2 * network.padded
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         """(b, c, h, w) -> (b, c, h/2, w/2)."""
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(F.pad(x, self.padded))
 
 
 class Upsample(nn.Module):
@@ -163,6 +186,37 @@ class Upsample(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         """(b, c, h, w) -> (b, c, 2h, 2w)."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class DepthToSpace(nn.Module):
+    """Doubles the resolution: a 3x3 conv to four times the channels, which become 2 x 2 cells."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 4 * channels, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+        """(b, c, h, w) -> (b, c, 2h, 2w); the cell is the slow index of the channels."""
+        cells = self.conv(x).unflatten(1, (2, 2, -1))
+        return cells.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
+
+
+class Style(nn.Module):
+    """Group norm whose scale and shift follow from the decoder's input: its deviation and mean."""
+
+    def __init__(self, latent_channels: int, channels: int, groups: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, groups, affine=False)
+        self.gamma = nn.Linear(latent_channels, channels)
+        self.beta = nn.Linear(latent_channels, channels)
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], latents: Float[Tensor, "b l h2 w2"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Same shape out."""
+        variance, mean = torch.var_mean(latents.flatten(2), dim=-1)
+        scale, shift = self.gamma((variance + NORM_EPS).sqrt()), self.beta(mean)
+        return torch.addcmul(shift[..., None, None], self.norm(x), scale[..., None, None])
 
 
 class Stack(nn.Module):
@@ -179,12 +233,16 @@ class Stack(nn.Module):
         self.gradient_checkpointing = False
         self._gradient_checkpointing_func: Callable[..., Tensor] = checkpoint
 
-    def run(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
-        """All layers."""
-        if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
-            return self.layers(x)
+    def run(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """All layers; those that are styled see the first input, too."""
+        again = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        first = (x,)
         for layer in self.layers:
-            x = self._gradient_checkpointing_func(layer.__call__, x)
+            more = first if isinstance(layer, Style) else ()
+            if again:
+                x = self._gradient_checkpointing_func(layer.__call__, x, *more)
+            else:
+                x = layer(x, *more)
         return x
 
 
@@ -211,8 +269,8 @@ class Encoder(Stack):
                 layers += stage(width, out, groups, network, lowest)
                 width = out
             if not lowest:
-                layers.append(Downsample(width) if network.strided else nn.AvgPool2d(2))
-        layers += middle(width, groups, network)
+                layers.append(Downsample(width, network) if network.strided else nn.AvgPool2d(2))
+        layers += middle(width, groups, network, blocks)
         layers += [group_norm(width, groups), nn.SiLU()]
         kernel = network.encoder_kernel
         layers.append(nn.Conv2d(width, latent_channels, kernel, padding=kernel // 2))
@@ -240,14 +298,15 @@ class Decoder(Stack):
         widths = [channels * m for m in multipliers]
         width = widths[-1]
         layers: list[nn.Module] = [nn.Conv2d(latent_channels, width, 3, padding=1)]
-        layers += middle(width, groups, network)
+        layers += middle(width, groups, network, blocks)
         for level in reversed(range(len(widths))):
+            layers += [Style(latent_channels, width, groups)] if network.styled else []
             for _ in range(blocks + network.decoder_extra):
                 lowest = level == len(widths) - 1
                 layers += stage(width, widths[level], groups, network, lowest)
                 width = widths[level]
             if level:
-                layers.append(Upsample(width))
+                layers.append((DepthToSpace if network.styled else Upsample)(width))
         layers += [group_norm(width, groups), nn.SiLU(), nn.Conv2d(width, 3, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
@@ -264,7 +323,8 @@ def stage(
     return [block, AttentionBlock(width, groups)] if lowest and network.attention else [block]
 
 
-def middle(width: int, groups: int, network: Network) -> list[nn.Module]:
-    """The blocks between the two directions: residual, attention if any, residual."""
+def middle(width: int, groups: int, network: Network, blocks: int) -> list[nn.Module]:
+    """The blocks between the two directions: residual, attention if any, residual, perhaps more."""
     first = stage(width, width, groups, network, lowest=True)
-    return [*first, ResidualBlock(width, width, groups, network)]
+    more = blocks - 1 if network.deep_middle else 1
+    return [*first, *(ResidualBlock(width, width, groups, network) for _ in range(more))]

@@ -63,10 +63,11 @@ def locate(
     cache_dir: str | Path | None = None,
 ) -> Path:
     """The folder with the tokenizer's config.json, for a folder or a published file."""
-    for candidate in (path / PART, path):
-        if (candidate / "config.json").is_file():
-            return candidate
     files = [path] if path.is_file() else checkpoint.files_in(path)
+    for candidate in (path / PART, path):
+        config = candidate / "config.json"
+        if config.is_file() and (not files or "model_type" in read_json(config)):
+            return candidate
     if not files:
         raise FileNotFoundError(
             f"no {PART}/config.json and no checkpoint in {path}; give the folder or the file of a "

@@ -63,11 +63,11 @@ class MultiScaleVQConfig(VQTokenizerConfig):
         return repeated(square_grids(self.scales), self.depth)
 
     def validate_quantizer(self) -> None:
-        """Not the Gumbel one: its scores learn from its draws, and a sum of maps has none."""
-        if self.quantizer == "gumbel":
+        """None whose choice is learned through its scores: a sum of maps passes on none."""
+        if self.quantizer in ("gumbel", "ibq"):
             raise ValueError(
-                "got quantizer 'gumbel', which learns to choose from its own draws; a multi-scale "
-                "tokenizer trains on sums of maps: use another quantizer"
+                f"got quantizer {self.quantizer!r}, which learns to choose from its own scores; a "
+                "multi-scale tokenizer trains on sums of maps: use another quantizer"
             )
 
     def validate_scales(self) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from arimage.images import from_pixels, to_pixels
 from arimage.shapes import Bool, Float, Int
 from arimage.tokenizers.quantizers import Quantizer
+from arimage.tokenizers.quantizers_index import IndexQuantizer
 from arimage.tokenizers.quantizers_lattice import FiniteScalarQuantizer
 from arimage.tokenizers.quantizers_learned import GumbelQuantizer
 from arimage.tokenizers.vq import ConvTokenizer
@@ -190,10 +191,10 @@ def closeness(
     """How close each code is to each latent, in float32; greater is closer.
 
     |x|^2 - |x - c|^2 for latent x and code c; codes of one length (cosine, lfq) are then ranked by
-    angle. A Gumbel quantizer's own scores where latents and codes live in different spaces; and
+    angle. A quantizer's own scores where it does not choose by distance (gumbel, ibq); and
     around the code ``own`` that x is rounded to where x is squashed first (fsq).
     """
-    if isinstance(quantizer, GumbelQuantizer):
+    if isinstance(quantizer, GumbelQuantizer | IndexQuantizer):
         return quantizer.scores(rows[None])[0]
     everything = torch.arange(quantizer.vocab_size, device=rows.device)
     codes = quantizer.lookup(everything[None])[0].float()

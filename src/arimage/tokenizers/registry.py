@@ -17,6 +17,7 @@ TOKENIZERS: Registry[type[ImageTokenizer]] = Registry(
         "vq": "arimage.tokenizers.vq:VQTokenizer",
         "multiscale_vq": "arimage.tokenizers.multiscale_vq:MultiScaleVQTokenizer",
         "flexible_vq": "arimage.tokenizers.flexible_vq:FlexibleVQTokenizer",
+        "titok": "arimage.tokenizers.titok:TiTokTokenizer",
     },
 )
 
@@ -31,6 +32,7 @@ QUANTIZERS: Registry[type[Quantizer]] = Registry(
         "vq_learned_cosine": "arimage.tokenizers.quantizers_learned:LearnedCosineQuantizer",
         "gumbel": "arimage.tokenizers.quantizers_learned:GumbelQuantizer",
         "simvq": "arimage.tokenizers.quantizers_learned:SimQuantizer",
+        "ibq": "arimage.tokenizers.quantizers_index:IndexQuantizer",
         "lfq": "arimage.tokenizers.quantizers_lattice:LookupFreeQuantizer",
         "bsq": "arimage.tokenizers.quantizers_lattice:SphericalQuantizer",
         "fsq": "arimage.tokenizers.quantizers_lattice:FiniteScalarQuantizer",
@@ -46,5 +48,8 @@ LAYOUTS: Registry[type[Layout]] = Registry(
         "maskgit": "arimage.tokenizers.convert.maskgit:MaskGITTokenizerLayout",
         "maskbit": "arimage.tokenizers.convert.maskbit:MaskBitTokenizerLayout",
         "taming": "arimage.tokenizers.convert.taming:TamingTokenizerLayout",
+        "titok": "arimage.tokenizers.convert.titok:TiTokTokenizerLayout",
+        "ibq": "arimage.tokenizers.convert.ibq:IBQTokenizerLayout",
+        "open_magvit2": "arimage.tokenizers.convert.open_magvit2:OpenMAGVIT2TokenizerLayout",
     },
 )

@@ -30,36 +30,17 @@ T = TypeVar("T", bound="ConvTokenizer")
 Grids = tuple[tuple[int, int], ...]
 
 
-@strict
-class VQTokenizerConfig(TokenizerConfig):
-    """Sizes of the convolutional networks and the quantizer by name.
+class QuantizedConfig(TokenizerConfig):
+    """A quantizer by name.
 
-    ``channel_multipliers`` has one entry per resolution; the downsample factor is
-    2 ** (entries - 1). ``network`` names the family of the networks (conv.py); ``levels`` is for
-    fsq alone; ``depth``, for residual_vq alone, is how many times each token map is repeated: each
-    codes what those before left over.
+    ``levels`` is for fsq alone; ``depth``, for residual_vq alone, is how many times each token map
+    is repeated: each codes what those before left over.
     """
 
-    model_type = "arimage_vq"
-    positive: ClassVar[tuple[str, ...]] = (
-        *TokenizerConfig.positive,
-        "channels",
-        "latent_channels",
-        "norm_groups",
-        "depth",
-    )
+    model_type = "arimage_quantized"
+    positive: ClassVar[tuple[str, ...]] = (*TokenizerConfig.positive, "depth")
     newer: ClassVar[tuple[str, ...]] = ("depth",)
 
-    image_size: int = 32
-    downsample_factor: int = 8
-    vocab_size: int = 256
-    code_dim: int = 16
-    channels: int = 32
-    channel_multipliers: list[int] | tuple[int, ...] = (1, 1, 2, 2)
-    num_res_blocks: int = 1
-    latent_channels: int = 32
-    norm_groups: int = 32
-    network: str = "ldm"
     quantizer: str = "vq_ema"
     levels: list[int] | None = None
     depth: int = 1
@@ -76,6 +57,37 @@ class VQTokenizerConfig(TokenizerConfig):
                 f"got depth {self.depth} with quantizer {self.quantizer!r}; only 'residual_vq' "
                 "has a depth: leave 1"
             )
+
+
+@strict
+class VQTokenizerConfig(QuantizedConfig):
+    """Sizes of the convolutional networks and the quantizer by name.
+
+    ``channel_multipliers`` has one entry per resolution; the downsample factor is
+    2 ** (entries - 1). ``network`` names the family of the networks (conv.py).
+    """
+
+    model_type = "arimage_vq"
+    positive: ClassVar[tuple[str, ...]] = (
+        *QuantizedConfig.positive,
+        "channels",
+        "latent_channels",
+        "norm_groups",
+    )
+
+    image_size: int = 32
+    downsample_factor: int = 8
+    vocab_size: int = 256
+    code_dim: int = 16
+    channels: int = 32
+    channel_multipliers: list[int] | tuple[int, ...] = (1, 1, 2, 2)
+    num_res_blocks: int = 1
+    latent_channels: int = 32
+    norm_groups: int = 32
+    network: str = "ldm"
+    quantizer: str = "vq_ema"
+    levels: list[int] | None = None
+    depth: int = 1
 
     def validate_network(self) -> None:
         """A known name; without convolutions around the quantizer its codes are the latents."""
@@ -114,8 +126,17 @@ class ConvTokenizer(ImageTokenizer):
     kernel = 1  # of the convolutions around the quantizer
     supports_gradient_checkpointing = True
 
-    def __init__(self, config: VQTokenizerConfig) -> None:
+    def __init__(self, config: QuantizedConfig) -> None:
         super().__init__(config)
+        self._build(config)
+        self.quantizer = QUANTIZERS[config.quantizer](
+            config.vocab_size, config.code_dim, config.levels
+        )
+        self._set_grids(config.grids)
+        self.post_init()
+
+    def _build(self, config: VQTokenizerConfig) -> None:
+        """The networks on both sides of the quantizer."""
         network = NETWORKS[config.network]
         sizes = (
             config.channels,
@@ -131,11 +152,6 @@ class ConvTokenizer(ImageTokenizer):
             ends, pad = (config.latent_channels, config.code_dim), self.kernel // 2
             self.pre_quant = nn.Conv2d(*ends, self.kernel, padding=pad)
             self.post_quant = nn.Conv2d(*ends[::-1], self.kernel, padding=pad)
-        self.quantizer = QUANTIZERS[config.quantizer](
-            config.vocab_size, config.code_dim, config.levels
-        )
-        self._set_grids(config.grids)
-        self.post_init()
 
     @property
     def slots(self) -> SlotTable:
@@ -188,14 +204,7 @@ class ConvTokenizer(ImageTokenizer):
         return self._to_images(self.post_quant(canvas))
 
     def _to_images(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h2 w2"]:
-        if torch.is_grad_enabled():
-            return self.decoder(latents)
-        latents = latents.contiguous(memory_format=torch.channels_last)
-        if latents.device.type != "cpu":
-            return self.decoder(latents)
-        cells = latents.shape[2] * latents.shape[3]
-        size = max(1, PIECE_PIXELS // (cells * self.config.downsample_factor**2))
-        return torch.cat([self.decoder(piece) for piece in latents.split(size)])
+        return decode_in_pieces(self.decoder, latents, self.config.downsample_factor)
 
     def lookup(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
         """Code vectors of ids."""
@@ -253,7 +262,7 @@ class VQTokenizer(ConvTokenizer):
 
     config_class = VQTokenizerConfig
 
-    def __init__(self, config: VQTokenizerConfig) -> None:
+    def __init__(self, config: QuantizedConfig) -> None:
         super().__init__(config)
         self.decoder_codes = Derived()
 
@@ -301,6 +310,22 @@ class VQTokenizer(ConvTokenizer):
     def view(self, canvas: Float[Tensor, "b c h w"], scale: int) -> Float[Tensor, "b n c"]:
         """All cells, row by row."""
         return to_rows(canvas)
+
+
+def decode_in_pieces(
+    decoder: nn.Module, latents: Float[Tensor, "b c h w"], factor: int
+) -> Float[Tensor, "b 3 h2 w2"]:
+    """A convolutional decoder's images, ``factor`` times as large as latents.
+
+    Without gradients in channels-last layout and, on a CPU, no more than ``PIECE_PIXELS`` at once.
+    """
+    if torch.is_grad_enabled():
+        return decoder(latents)
+    latents = latents.contiguous(memory_format=torch.channels_last)
+    if latents.device.type != "cpu":
+        return decoder(latents)
+    size = max(1, PIECE_PIXELS // (latents.shape[2] * latents.shape[3] * factor**2))
+    return torch.cat([decoder(piece) for piece in latents.split(size)])
 
 
 def to_rows(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:

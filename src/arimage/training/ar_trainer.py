@@ -6,7 +6,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arimage.ar.base import Backbone, Lesson
@@ -15,6 +14,7 @@ from arimage.ar.draws import drop_labels
 from arimage.ar.layers import ResidualDropout
 from arimage.ar.orders.base import Order
 from arimage.ar.orders.random import RandomOrder
+from arimage.ar.parts import token_losses
 from arimage.shapes import Bool, Float, Int
 from arimage.slots import SlotTable
 from arimage.training.common import History, Loss
@@ -56,8 +56,9 @@ def train_transformer(
         given = drop_labels(labels[batch.index], recipe.label_dropout, null, batch.generator)
         lesson = teach(ids[batch.index].to(order.device), batch)
         context = transformer.prepare(given.to(order.device))
-        logits = transformer.head(model(lesson.inputs, context, lesson.step))
-        return lesson_loss(logits, lesson, order.fuser.slots)
+        hidden = model(lesson.inputs, context, lesson.step)
+        losses = token_losses(transformer, hidden, lesson.targets)
+        return lesson_loss(losses, lesson, order.fuser.slots)
 
     with drop_paths(transformer, recipe.drop_path * transformer.config.depth):
         trained, history = fit("transformer", transformer, loss_of, len(ids), recipe, watch)
@@ -127,14 +128,15 @@ def score_tokens(
         lesson = order.lesson(ids[rows].to(order.device), generator)
         context = transformer.prepare(labels[rows].to(order.device))
         hidden = transformer(lesson.inputs, context, lesson.step)
-        history.add(lesson_loss(transformer.head(hidden), lesson, order.fuser.slots))
+        losses = token_losses(transformer, hidden, lesson.targets)
+        history.add(lesson_loss(losses, lesson, order.fuser.slots))
         weights.append(int(lesson.counts.sum()))
     curves = {"loss": history.losses, **history.parts}
     return {name: float(np.average(curve, weights=weights)) for name, curve in curves.items()}
 
 
 def lesson_loss(
-    logits: Float[Tensor, "b n v"],
+    losses: Float[Tensor, "b n"],
     lesson: Lesson,
     slots: SlotTable,
     counted: Float[Tensor, " maps"] | None = None,
@@ -144,9 +146,9 @@ def lesson_loss(
     Every token weighs the same, so the finest maps weigh most (38 % the last of VAR at 256 px).
 
     Args:
+        losses: of every target (``ar.parts.token_losses``).
         counted: targets of each token map to divide by instead; by default those that count here.
     """
-    losses = token_losses(logits, lesson.targets)
     parts = {}
     if slots.num_scales > 1:
         for k in range(slots.num_scales):
@@ -162,13 +164,6 @@ def targets_counted(counts: Bool[Tensor, "b n"], slots: SlotTable) -> Int[Tensor
     if slots.num_scales == 1:
         return counts.sum()[None]
     return torch.stack([counts[:, slice(*slots.span(k))].sum() for k in range(slots.num_scales)])
-
-
-def token_losses(
-    logits: Float[Tensor, "b n v"], targets: Int[Tensor, "b n"]
-) -> Float[Tensor, "b n"]:
-    """Cross-entropy (nats) of every token."""
-    return F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
 
 
 def mean_of(

@@ -94,8 +94,12 @@ def generation_flops(
         images: made together.
 
     Raises:
-        ValueError: a model of text.
+        ValueError: a model of text, or an order whose passes are not known beforehand.
     """
+    if not order.known_steps:
+        raise ValueError(
+            f"the passes of {type(order).__name__} depend on what is drawn; count those of 'raster'"
+        )
     guidance, model = guidance or Guidance(), on_meta(transformer).eval()
     state = order.start(PerImageNoise(range(images), order.device))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -111,7 +115,10 @@ def generation_flops(
         inputs = order.inputs(dataclasses.replace(state, step=step.index), step)
         inputs = None if inputs is None else inputs.to(META)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            branch.logits(inputs, moved(step), images)
+            hidden = branch.hidden(inputs, moved(step), images)
+            chosen = [torch.zeros(images, step.predicts, dtype=torch.long, device=META)]
+            for part in range(len(model.parts)):
+                branch.mixed(hidden, moved(step), images, chosen * part)
         return counter.get_total_flops()
 
     return total + sum(series(count, steps) for steps in alike.values())

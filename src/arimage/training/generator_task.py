@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from arimage.ar.base import Backbone, Lesson
 from arimage.ar.draws import drop_labels
 from arimage.ar.orders.base import Order
-from arimage.shapes import Int
+from arimage.ar.parts import token_losses
+from arimage.shapes import Float, Int
 from arimage.slots import SlotTable
-from arimage.training.ar_trainer import lesson_loss, targets_counted, teacher, token_losses
+from arimage.training.ar_trainer import lesson_loss, targets_counted, teacher
 from arimage.training.common import Loss
 from arimage.training.fit import Batch
 from arimage.training.loop import Moment, Player, step_seed
@@ -47,12 +48,13 @@ class Teaching(nn.Module):
             shares: lessons of the step, whose mean the loop takes.
         """
         by = None if counted is None else counted / shares
-        return lesson_loss(self.logits(lesson, class_labels), lesson, self.slots, by)
+        return lesson_loss(self.losses(lesson, class_labels), lesson, self.slots, by)
 
-    def logits(self, lesson: Lesson, class_labels: Int[Tensor, " b"]) -> Tensor:
-        """(b, n, vocab)."""
+    def losses(self, lesson: Lesson, class_labels: Int[Tensor, " b"]) -> Float[Tensor, "b n"]:
+        """Cross-entropy (nats) of every target."""
         context = self.transformer.prepare(class_labels)
-        return self.transformer.head(self.transformer(lesson.inputs, context, lesson.step))
+        hidden = self.transformer(lesson.inputs, context, lesson.step)
+        return token_losses(self.transformer, hidden, lesson.targets)
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,7 @@ def validation_sums(
         ids, labels = data.rows(index)
         draws = [image_generator(VALIDATION_SEED, i) for i in index.tolist()]
         lesson = order.lesson(ids.to(order.device), draws)
-        logits = teaching.logits(lesson, labels.to(order.device))
-        losses = token_losses(logits, lesson.targets).double() * lesson.counts
+        losses = teaching.losses(lesson, labels.to(order.device)).double() * lesson.counts
         for row, values in enumerate((losses, lesson.counts.double())):
             found = values.sum(0)
             sums[row] += torch.zeros_like(sums[row]).to(found).index_add(0, scales, found).cpu()

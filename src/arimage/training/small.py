@@ -32,7 +32,8 @@ FAMILIES = {
     "flexible_scale": "flexvar",
     "refined_scale": "hmar",
 }
-GATED = ("llama", "par", "randar", "arpg", "halton")  # a feed-forward of three matrices, not two
+# Three matrices in the feed-forward, not two.
+GATED = ("llama", "par", "randar", "arpg", "halton", "ibq", "open_magvit2")
 SMALL_ORDERS = tuple(FAMILIES)
 # Orders over several token maps, and what makes these; the others have one map, of "vq".
 BY_SCALE = {
@@ -88,7 +89,7 @@ def small_transformer(
         "order": order,
         "vocab_size": tokenizer.config.vocab_size,
         "num_classes": num_classes,
-        "depth": 4,
+        "depth": 5 if family == "titok_uvit" else 4,
         "width": 96,
         "num_heads": 4,
         "dropout": 0.1,

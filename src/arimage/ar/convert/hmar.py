@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from arimage.ar.convert.var import VARLayout, infer_scales
 from arimage.ar.hmar import HMARConfig, HMARModel
-from arimage.checkpoint import Weights
+from arimage.checkpoint import Layout, Weights
 from arimage.zoo_relatives import HMAR_SAMPLING
 
 BLOCK = re.compile(r"(base|ns|mask)_blocks\.(\d+)\.(.+)")
@@ -42,6 +42,10 @@ class HMARLayout(VARLayout):
         **VARLayout.droppable,
         r"(base|ns|mask)_blocks\.\d+\.attn\.zero_k_bias": "zeros: keys have no bias",
     }
+
+    def recognizes(self, weights: Weights) -> bool:
+        """The anchors; the mask is that of MVAR, which VAR's layout leaves to its own."""
+        return Layout.recognizes(self, weights)
 
     def config(self, weights: Weights, **hints: Any) -> HMARConfig:
         """As VAR's."""

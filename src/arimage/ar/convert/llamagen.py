@@ -20,6 +20,22 @@ RELATIVES = ("spe_tok_embeddings.special_embeddings.weight", "pos_instruct_embed
 SIDE = 16  # of the grid of 256 px models, where nothing says otherwise
 
 
+def block_renames(theirs: str, ours: str) -> tuple[tuple[str, str], ...]:
+    """Renames of the blocks, where a file calls them ``theirs`` (a pattern)."""
+    names = {
+        r"attention\.wqkv": "qkv.weight",
+        r"attention\.wo": "project.weight",
+        r"feed_forward\.w1": "mlp.gate_up.weight+0",
+        r"feed_forward\.w3": "mlp.gate_up.weight+1",
+        r"feed_forward\.w2": "mlp.down.weight",
+        "attention_norm": "attention_norm.weight",
+        "ffn_norm": "mlp_norm.weight",
+    }
+    return tuple(
+        (rf"{theirs}\.(\d+)\.{part}\.weight", rf"{ours}.\1.{name}") for part, name in names.items()
+    )
+
+
 class LlamaGenLayout(Layout):
     """Depth, width, feed-forward and classes from the keys; grid and heads as above."""
 
@@ -34,13 +50,7 @@ class LlamaGenLayout(Layout):
     renames: ClassVar[tuple[tuple[str, str], ...]] = (
         (r"cls_embedding\.embedding_table\.weight", "class_embedding.weight"),
         (r"tok_embeddings\.weight", "token_embedding.weight"),
-        (r"layers\.(\d+)\.attention\.wqkv\.weight", r"blocks.\1.qkv.weight"),
-        (r"layers\.(\d+)\.attention\.wo\.weight", r"blocks.\1.project.weight"),
-        (r"layers\.(\d+)\.feed_forward\.w1\.weight", r"blocks.\1.mlp.gate_up.weight+0"),
-        (r"layers\.(\d+)\.feed_forward\.w3\.weight", r"blocks.\1.mlp.gate_up.weight+1"),
-        (r"layers\.(\d+)\.feed_forward\.w2\.weight", r"blocks.\1.mlp.down.weight"),
-        (r"layers\.(\d+)\.attention_norm\.weight", r"blocks.\1.attention_norm.weight"),
-        (r"layers\.(\d+)\.ffn_norm\.weight", r"blocks.\1.mlp_norm.weight"),
+        *block_renames("layers", "blocks"),
         (r"(norm|output)\.weight", r"\1.weight"),
     )
     droppable: ClassVar[dict[str, str]] = {

@@ -41,7 +41,9 @@ class Order(ABC):
     tokens, so that not all targets count; ``free_steps``, whether the constructor takes
     ``num_steps``; ``settings``, its other arguments that belong to sampling; ``mixes``, whether the
     model reads the canvas, so that codes may be mixed; ``replaces``, whether token maps replace
-    each other in the canvas instead of adding up.
+    each other in the canvas instead of adding up; ``given_first``, whether every token that is
+    drawn sees all that are given, wherever they lie; ``known_steps``, whether ``step`` says all of
+    them beforehand.
     """
 
     cached: ClassVar[bool]
@@ -50,6 +52,8 @@ class Order(ABC):
     settings: ClassVar[tuple[str, ...]] = ()
     mixes: ClassVar[bool] = False
     replaces: ClassVar[bool] = False
+    given_first: ClassVar[bool] = False
+    known_steps: ClassVar[bool] = True
 
     def __init__(self, fuser: Fuser, prefix_length: int, device: torch.device | str) -> None:
         self.fuser, self.prefix_length, self.device = fuser, prefix_length, torch.device(device)

@@ -21,7 +21,6 @@ from arimage.ar.base import (
     QUERY,
     UNKNOWN,
     Descriptors,
-    Known,
     Lesson,
     Noise,
     State,
@@ -93,12 +92,6 @@ class GroupedOrder(RandomOrder):
     def sees(self, query: Descriptors, key: Descriptors) -> Bool[Tensor, "q k"]:
         """Tokens of its own group and of those before it; no queries."""
         return (key.kind[None] != QUERY) & (key.group[None] <= query.group[:, None])
-
-    def start(self, noise: Noise, known: Known | None = None) -> State:
-        """The state before the first step, with the paths."""
-        state = super(RandomOrder, self).start(noise, known)
-        path = self.draw_paths(noise) if self.path is None else paths_for(self.path, noise.batch)
-        return dataclasses.replace(state, path=path)
 
     def inputs(self, state: State, step: Step) -> Tensor | None:
         """Tokens of the group before and UNKNOWN for queries, (b, m) without the prefix."""

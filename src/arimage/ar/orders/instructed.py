@@ -23,7 +23,6 @@ from arimage.ar.base import (
     QUERY,
     UNKNOWN,
     Descriptors,
-    Known,
     Lesson,
     Noise,
     State,
@@ -117,14 +116,9 @@ class InstructedOrder(RandomOrder):
             kind, torch.zeros_like(index), index, table.row[held], table.column[held]
         )
 
-    def start(self, noise: Noise, known: Known | None = None) -> State:
-        """The state before the first step, with the paths."""
-        state = super(RandomOrder, self).start(noise, known)
-        if self.path is None:
-            path = noise.permutations(self.num_slots)
-        else:
-            path = paths_for(self.path, noise.batch)
-        return dataclasses.replace(state, path=path)
+    def draw_paths(self, noise: Noise) -> Int[Tensor, "b slots"]:
+        """A path of each image, as published code draws them."""
+        return noise.permutations(self.num_slots)
 
     def inputs(self, state: State, step: Step) -> Tensor | None:
         """Tokens of the group before and UNKNOWN for queries, (b, m) without the prefix."""

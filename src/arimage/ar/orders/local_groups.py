@@ -180,15 +180,15 @@ def choose_group(
     last = free.sum(1) == size  # all that are left: as they come
     for _ in range(size):
         near = wanted & ~barred & free
-        by_rank = np.where(near, rank, np.inf).argmin(1)
-        spread = np.where(last[:, None], 0.0, far)
-        spread = np.where(free, spread, -1.0)
-        best = spread == spread.max(1, keepdims=True)
-        first = np.where(np.isinf(far).all(1)[:, None] & ~last[:, None], numbers, late)
-        by_distance = np.where(best, first, np.inf).argmin(1)
-        slot = np.where(near.any(1), by_rank, by_distance)
+        slot, some = np.where(near, rank, np.inf).argmin(1), near.any(1)
+        if not some.all():
+            spread = np.where(free, np.where(last[:, None], 0.0, far), -1.0)
+            best = spread == spread.max(1, keepdims=True)
+            alone = np.isinf(far[:, :1]) & ~last[:, None]  # the first of its group
+            first = np.where(alone, numbers, late)
+            slot = np.where(some, slot, np.where(best, first, np.inf).argmin(1))
         chosen.append(slot)
         free[images, slot] = False
         barred |= close[slot]
-        far = np.minimum(far, distance[slot])
+        np.minimum(far, distance[slot], out=far)
     return np.stack(chosen, axis=1)

@@ -50,6 +50,7 @@ class MaskedOrder(Order):
     cached = False
     masks = True
     free_steps = True
+    given_first = True
     settings: ClassVar[tuple[str, ...]] = ("choice_temperature",)
     default_steps: ClassVar[int] = NUM_STEPS
     default_choice: ClassVar[float] = CHOICE_TEMPERATURE

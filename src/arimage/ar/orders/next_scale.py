@@ -31,10 +31,10 @@ class NextScaleOrder(CausalOrder):
     def lesson(self, ids: Int[Tensor, "b slots"], draws: Draws) -> Lesson:
         """Views of the canvas as generation would see it, scales 1 and up; all tokens out."""
         views, canvas = [self.fuser.lookup(ids[:, :0])], self.fuser.blank(len(ids))
-        for step in self._steps[:-1]:
-            codes = self.fuser.lookup(ids[:, step.slots])
-            canvas = self.fuser.fuse(canvas, step.scale, step.slots, codes)
-            views.append(self.fuser.view(canvas, step.scale + 1))
+        for scale in range(self.fuser.slots.num_scales - 1):
+            slots = torch.arange(*self.fuser.slots.span(scale), device=ids.device)
+            canvas = self.fuser.fuse(canvas, scale, slots, self.fuser.lookup(ids[:, slots]))
+            views.append(self.fuser.view(canvas, scale + 1))
         counts = torch.ones_like(ids, dtype=torch.bool)
         return Lesson(torch.cat(views, dim=1), ids, counts, self.full_step())
 

@@ -20,12 +20,16 @@ from arimage.slots import Fuser
 class RandomOrder(RasterOrder):
     """Raster's steps and rule, on paths; an image's path is drawn from its seed.
 
+    Given tokens (editing) come first in the path that is drawn, so that all others see them.
+
     Args:
         path: (slots,) or (b, slots), to give paths instead.
 
     Raises:
         ValueError: a path that is no permutation of the slots; another number of them than images.
     """
+
+    given_first = True
 
     def __init__(
         self,
@@ -43,9 +47,13 @@ class RandomOrder(RasterOrder):
     def start(self, noise: Noise, known: Known | None = None) -> State:
         """The state before the first step, with the paths."""
         state = super().start(noise, known)
-        if self.path is None:
-            return dataclasses.replace(state, path=noise.gumbel(self.num_slots).argsort(-1))
-        return dataclasses.replace(state, path=paths_for(self.path, noise.batch))
+        if self.path is not None:
+            return dataclasses.replace(state, path=paths_for(self.path, noise.batch))
+        return dataclasses.replace(state, path=with_given_first(self.draw_paths(noise), known))
+
+    def draw_paths(self, noise: Noise) -> Int[Tensor, "b slots"]:
+        """A path of each image."""
+        return noise.gumbel(self.num_slots).argsort(-1)
 
     def placed(self, step: Step, state: State) -> Step:
         """Raster's step at the slots of each image's path."""
@@ -63,6 +71,14 @@ class RandomOrder(RasterOrder):
             path = paths_for(self.path, len(ids))
         taught = super().lesson(ids.gather(1, path), draws)
         return dataclasses.replace(taught, step=along(taught.step, path))
+
+
+def with_given_first(path: Int[Tensor, "b slots"], known: Known | None) -> Int[Tensor, "b slots"]:
+    """The path with the slots of given tokens first; both parts stay as they were."""
+    if known is None:
+        return path
+    drawn = ~known.mask.gather(1, path)
+    return path.gather(1, drawn.to(torch.uint8).argsort(dim=1, stable=True))
 
 
 def along(step: Step, path: Int[Tensor, "b slots"]) -> Step:

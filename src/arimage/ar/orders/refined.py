@@ -92,7 +92,8 @@ class RefinedScaleOrder(NextScaleOrder):
             fixed = fixed | given
         canvas = state.canvas
         if left:
-            unsure = draw.log_probs.masked_fill(fixed, torch.inf).argsort(1, stable=True)[:, :left]
+            sure = draw.log_probs.masked_fill(fixed, torch.inf)
+            unsure = sure.argsort(dim=1, stable=True)[:, :left]
             reopened = torch.zeros_like(fixed).scatter(1, unsure, True) & ~fixed
             ids = torch.where(reopened, UNKNOWN - 1 - ids, ids)
         else:

@@ -1,6 +1,7 @@
 """The contract of a sampler: guided logits to chosen ids."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -18,3 +19,26 @@ class Sampler(ABC):
     def draws(self, step: Step, vocab_size: int) -> int:
         """Uniform numbers per image that a step takes of the noise: one per token as a rule."""
         return step.predicts
+
+    def part(self, index: int) -> "Sampler":
+        """The sampler of a token's part ``index``; see ``ar.parts``."""
+        return self
+
+
+@dataclass(frozen=True)
+class PartSampler(Sampler):
+    """A sampler for each part of a token; the last one for all that follow."""
+
+    samplers: tuple[Sampler, ...]
+
+    def __call__(self, logits: Float[Tensor, "b n v"], step: Step, noise: Noise) -> Draw:
+        """As the first part's."""
+        return self.samplers[0](logits, step, noise)
+
+    def draws(self, step: Step, vocab_size: int) -> int:
+        """As the first part's."""
+        return self.samplers[0].draws(step, vocab_size)
+
+    def part(self, index: int) -> Sampler:
+        """As the class says."""
+        return self.samplers[min(index, len(self.samplers) - 1)]

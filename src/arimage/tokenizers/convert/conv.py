@@ -13,7 +13,8 @@ from arimage.tokenizers.vq import VQTokenizer, VQTokenizerConfig
 
 NORM_GROUPS = 32  # of every family, written into its code
 IMAGE_SIZE = 256  # which all were trained on first; files do not say
-LEAF = re.compile(r"(.+?)(?:\.(norm\d?|conv\d|nin_shortcut|q|k|v|qkv|proj_out))?\.(weight|bias)")
+PARTS = r"norm\d?|conv\d|nin_shortcut|q|k|v|qkv|proj_out|gamma|beta"
+LEAF = re.compile(rf"(.+?)(?:\.({PARTS}))?\.(weight|bias)")
 OURS = {"nin_shortcut": "shortcut", "proj_out": "project"}
 OURS |= {part: f"qkv+{i}" for i, part in enumerate("qkv")}
 
@@ -22,7 +23,8 @@ OURS |= {part: f"qkv+{i}" for i, part in enumerate("qkv")}
 class Names:
     """How a family calls the layers of a level; LDM's names unless told otherwise.
 
-    ``low_first``: level 0 of the decoder has the lowest resolution, not the full one.
+    ``low_first``: level 0 of the decoder has the lowest resolution, not the full one. ``middle``
+    of networks with a deep middle is one name with a place for the number.
     """
 
     encoder: str = "down.{}"
@@ -33,6 +35,7 @@ class Names:
     down: str = "downsample.conv"
     up: str = "upsample.conv"
     middle: tuple[str, ...] = ("mid.block_1", "mid.attn_1", "mid.block_2")
+    style: str = "adaptive.{}"
 
 
 class ConvLayout(Layout):
@@ -92,8 +95,7 @@ class SingleScaleLayout(ConvLayout):
             ValueError: several scales.
         """
         sizes = self.sizes(weights)
-        quantizer, codes = self.codebook(weights)
-        vocab_size, code_dim = weights[codes].shape
+        quantizer, vocab_size, code_dim = self.codes(weights)
         size, scales = hints.get("image_size"), hints.get("scales")
         if scales is not None and len(scales) != 1:
             raise ValueError(
@@ -110,6 +112,11 @@ class SingleScaleLayout(ConvLayout):
             **sizes,
         )
 
+    def codes(self, weights: Weights) -> tuple[str, int, int]:
+        """Our name of the quantizer, how many codes it has, and their dimension."""
+        quantizer, codes = self.codebook(weights)
+        return quantizer, *weights[codes].shape
+
     def codebook(self, weights: Weights) -> tuple[str, str]:
         """Our name of the quantizer, and the published name of its codes."""
         return "vq_learned", "quantize.embedding.weight"
@@ -118,7 +125,10 @@ class SingleScaleLayout(ConvLayout):
 def layers(config: VQTokenizerConfig, names: Names) -> dict[str, str]:
     """Published names of the layers that have weights -> ours."""
     network, levels = NETWORKS[config.network], len(config.channel_multipliers)
-    encoder, decoder = ["conv_in"], ["conv_in", *names.middle]
+    middle = list(names.middle)
+    if network.deep_middle:
+        middle = [names.middle[0].format(i) for i in range(config.num_res_blocks)]
+    encoder, decoder = ["conv_in"], ["conv_in", *middle]
     for level in range(levels):
         place = names.encoder.format(level)
         lowest = level == levels - 1
@@ -128,10 +138,11 @@ def layers(config: VQTokenizerConfig, names: Names) -> dict[str, str]:
         place = names.decoder.format(levels - 1 - level if names.low_first else level)
         count = config.num_res_blocks + network.decoder_extra
         attention = level == levels - 1 and network.attention
+        decoder += [names.style.format(level)] if network.styled else []
         decoder += _blocks(place, names, count, attention)
         decoder += [f"{place}.{names.up}"] if level else []
     end = ["norm_out", "", "conv_out"]  # "" has no weights
-    sides = {"encoder": [*encoder, *names.middle, *end], "decoder": [*decoder, *end]}
+    sides = {"encoder": [*encoder, *middle, *end], "decoder": [*decoder, *end]}
     return {
         f"{side}.{name}": f"{side}.layers.{i}" + ".conv" * name.endswith((names.down, names.up))
         for side, found in sides.items()

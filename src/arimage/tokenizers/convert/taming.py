@@ -29,8 +29,8 @@ class TamingTokenizerLayout(SingleScaleLayout):
     }
 
     def recognizes(self, weights: Weights) -> bool:
-        """VAR's tokenizer has these keys, too, and more."""
-        more = any(key.startswith("quantize.quant_resi.") for key in weights)
+        """VAR's and IBQ's tokenizers have these keys, too, and more."""
+        more = any(key.startswith(("quantize.quant_resi.", "model_ema.")) for key in weights)
         return super().recognizes(weights) and not more
 
     def codebook(self, weights: Weights) -> tuple[str, str]:

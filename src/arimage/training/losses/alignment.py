@@ -54,7 +54,16 @@ class AlignmentLoss(TokenizerLoss):
         self.project: nn.Conv2d | None = None
 
     def prepare(self, tokenizer: ImageTokenizer) -> None:
-        """Makes the projection of latents to the width of the features, which is trained."""
+        """Makes the projection of latents to the width of the features, which is trained.
+
+        Raises:
+            ValueError: tokens without a place in the image, whose features they would learn.
+        """
+        if not tokenizer.placed:
+            raise ValueError(
+                "got the loss 'alignment' for a tokenizer whose tokens lie on a line; it compares "
+                "each with the features of its place in the image: leave it out of the recipe"
+            )
         width = self.vision.network.config.hidden_size
         ends = (tokenizer.config.code_dim, width)
         self.project = nn.Conv2d(*ends, 1, bias=False, device=tokenizer.device)
