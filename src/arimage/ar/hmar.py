@@ -73,9 +73,9 @@ class HMARModel(VARModel):
         return self.config.depth + self.config.refine_depth
 
     @property
-    def heads(self) -> list[tuple[Linear, Linear]]:
+    def modulated_heads(self) -> list[tuple[Linear, Linear]]:
         """Both."""
-        return [*super().heads, (self.refine_modulation, self.refine_output)]
+        return [*super().modulated_heads, (self.refine_modulation, self.refine_output)]
 
     def prepare(self, class_labels: Int[Tensor, " r"]) -> HMARContext:
         """VAR's, and the table before the other head."""
@@ -122,7 +122,7 @@ class HMARModel(VARModel):
     ) -> Float[Tensor, "r n vocab"]:
         x = self.through(layers, x, context, step, None)
         scale, shift = (context.out, context.refine_out)[branch].unsqueeze(2).unbind(1)
-        return self.heads[branch][1](modulate(self.norm(step.read(x)), scale, shift))
+        return self.modulated_heads[branch][1](modulate(self.norm(step.read(x)), scale, shift))
 
     def head(self, hidden: Float[Tensor, "r n vocab"]) -> Float[Tensor, "r n vocab"]:
         """Nothing: the head depends on the pass."""

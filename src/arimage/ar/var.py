@@ -185,7 +185,7 @@ class VARModel(Backbone):
         return self.config.depth
 
     @property
-    def heads(self) -> list[tuple[Linear, Linear]]:
+    def modulated_heads(self) -> list[tuple[Linear, Linear]]:
         """Each head with the adaLN before it."""
         return [(self.out_modulation, self.output)]
 
@@ -281,7 +281,7 @@ def initialize(model: VARModel, gate_init: float = GATE_INIT) -> None:
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
     nn.init.trunc_normal_(model.start, std=std)
-    for modulation, head in model.heads:
+    for modulation, head in model.modulated_heads:
         head.weight.mul_(HEAD_INIT)
         modulation.weight.mul_(MODULATION_INIT)
     if config.shared_adaln:  # the shared projection itself is not scaled

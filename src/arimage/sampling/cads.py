@@ -110,7 +110,7 @@ class AnnealedBranch(Branch):
     noise: PerImageNoise
     begun: list[tuple[Tensor | None, Step]] = field(default_factory=list)
 
-    def logits(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "b n v"]:
+    def hidden(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "r n width"]:
         """As every branch's, under the condition of this step."""
         index = int(step.index)
         before = self.annealing.strength(index - 1, step.num_steps) if index else 1.0
@@ -119,8 +119,8 @@ class AnnealedBranch(Branch):
         if not self.begun:
             self.begun.append((inputs, step))
         elif self.cache is not None and not strength == before == 1:
-            Branch.logits(now, *self.begun[0], batch)  # writes its rows anew
-        return Branch.logits(now, inputs, step, batch)
+            Branch.hidden(now, *self.begun[0], batch)  # writes its rows anew
+        return Branch.hidden(now, inputs, step, batch)
 
     def at(self, index: int, strength: float) -> "AnnealedBranch":
         """The branch with the condition of a noisy step; its cache is the same memory."""
