@@ -61,9 +61,8 @@ TINY_TOKENIZERS = {
     "multiscale_vq": {**CONVOLUTIONS, "scales": (1, 2, 4), "num_phi": 2},
     "flexible_vq": {**CONVOLUTIONS, "scales": (1, 2, 4)},
     "titok": {
-        **{"image_size": 16, "downsample_factor": 4, "num_tokens": 12},
-        **{"encoder_width": 16, "encoder_layers": 2, "encoder_heads": 2},
-        **{"decoder_width": 24, "decoder_layers": 1, "decoder_heads": 3},
+        **{"image_size": 16, "downsample_factor": 4, "num_tokens": 12, "encoder_width": 16},
+        **{"encoder_heads": 2, "decoder_width": 24, "decoder_layers": 1, "decoder_heads": 3},
     },
 }
 TINY_NETWORKS = {
