@@ -51,7 +51,8 @@ def test_logits_are_pushed_away_from_those_of_the_weaker_model(name, order):
     state = bound.start(PerImageNoise([0, 1], "cpu"))
     step, inputs = bound.placed(step, state), bound.inputs(state, step)
     models = (main.transformer, weaker.transformer)
-    m, w = (model.head(model(inputs, model.prepare(labels), step)) for model in models)
+    hidden = [model.within(model(inputs, model.prepare(labels), step), []) for model in models]
+    m, w = (model.heads[0](h) for model, h in zip(models, hidden, strict=True))
     for s in (0.0, 0.5, 3.0):
         first, second = (Branch.of(model, bound, labels, Guidance()) for model in models)
         mixed = sum(b.logits(inputs, step, 2) for b in autoguided([first], second, s))

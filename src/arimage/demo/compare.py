@@ -258,8 +258,12 @@ class NotTrainable(Exception):
 
 
 def all_names() -> list[str]:
-    """family/order of everything that is registered."""
-    return [f"{f}/{order}" for f in MODELS for order in MODELS[f].config_class.orders]
+    """family/order of everything that is registered and learns something of its own.
+
+    An order whose steps follow from what is drawn (jacobi) gives another's images.
+    """
+    pairs = ((name, order) for name in MODELS for order in MODELS[name].config_class.orders)
+    return [f"{name}/{order}" for name, order in pairs if ORDERS[order].known_steps]
 
 
 def wanted(only: Sequence[str]) -> list[str]:
