@@ -63,7 +63,7 @@ def test_the_tokenizer_encodes_and_decodes(case):
     assert near(latents.flip(1), expected["pre_quant"])
     assert not near(latents, expected["pre_quant"])
     assert torch.equal(case.tokenizer.encode(images), expected["encode_ids"])
-    canvas = case.tokenizer.quantize(latents).canvas
+    canvas = case.tokenizer.quantize(latents).codes
     assert near((case.tokenizer.decode_canvas(canvas) + 1) / 2, expected["decoded"])
     assert not near((case.tokenizer.decode_canvas(canvas.flip(1)) + 1) / 2, expected["decoded"])
 

@@ -89,16 +89,16 @@ def test_the_refiner_comes_in_as_by_one_pass_over_all_earlier_maps():
 @pytest.mark.parametrize(("name", "order"), CASES)
 def test_captured_steps_hand_over_alike(name, order):
     drafter, refiner = pair(name, order)
-    plain = drafter.hand_over(refiner, 1)(**CALL).ids
-    assert torch.equal(drafter.compile("trace")(**CALL).ids, plain)
+    plain = states(drafter.hand_over(refiner, 1))[-1].ids
+    assert torch.equal(states(drafter.compile("trace"))[-1].ids, plain)
 
 
-def test_captures_of_another_step_or_refiner_are_not_used():
+def test_captures_of_another_step_are_not_used():
     drafter, refiner = pair("mvar", "within_scale")
-    ids = [drafter.hand_over(refiner, step)(**CALL).ids for step in (1, 2)]
+    ids = [states(drafter.hand_over(refiner, step))[-1].ids for step in (1, 2)]
     drafter.compile("trace")
     for step in (1, 2):
-        assert torch.equal(drafter.hand_over(refiner, step)(**CALL).ids, ids[step - 1])
+        assert torch.equal(states(drafter.hand_over(refiner, step))[-1].ids, ids[step - 1])
     assert not torch.equal(*ids)
 
 
@@ -128,11 +128,12 @@ def test_the_drafters_memory_ends_with_its_steps():
 
 def test_both_models_are_counted_recorded_and_moved():
     drafter, refiner = pair("var", "next_scale")
-    alone, size = weights_of(drafter), drafter.plan(0.001)
+    settings, size = drafter.settings, drafter.plan(0.001)
+    alone = weights_of(drafter, settings)
     drafter.hand_over(refiner, 2)
-    both = weights_of(drafter)
+    both = weights_of(drafter, settings)
     assert both["handover"] == "2"
-    assert both["refiner"] == weights_of(refiner)["transformer"]
+    assert both["refiner"] == weights_of(refiner, settings)["transformer"]
     assert {k: v for k, v in both.items() if k in alone} == alone
     assert drafter.plan(0.001) < size
     assert drafter.to("cpu").refiner is refiner
