@@ -15,6 +15,7 @@ from arimage.ar.parts import join_ids
 from arimage.sampling.cache import cache_dtype, check_cache_dtype, make_cache
 from arimage.sampling.groups import BUCKET
 from arimage.sampling.guidance import Guidance
+from arimage.sampling.noise import PerImageNoise
 from arimage.sampling.samplers.base import Sampler
 from arimage.shapes import Float, Int
 
@@ -132,8 +133,9 @@ class Branch:
 
     def skip(self, step: Step, noise: Noise) -> None:
         """Passes over what published code draws unused at each pass of the model
-        (``Backbone.pass_draws``), of which it makes two where it guides."""
-        if not self.model.pass_draws:
+        (``Backbone.pass_draws``), of which it makes two where it guides; streams of one's own have
+        nothing unused."""
+        if not self.model.pass_draws or isinstance(noise, PerImageNoise):
             return
         for _ in range(1 + self.guidance.doubles(int(step.index), step.num_steps)):
             noise.skip(self.model.pass_draws)
