@@ -42,4 +42,4 @@ def test_an_order_that_the_model_cannot_be_run_in_is_refused_even_so(model, trai
 def test_an_unknown_order_is_told():
     with pytest.raises(KeyError) as caught:
         change_order(make_generator("rar", "raster").transformer, "rastre", force=True)
-    assert "unknown order 'rastre'. Did you mean 'raster'?" in sentence(caught)
+    assert "unknown order 'rastre'. Did you mean 'raster'" in sentence(caught)
