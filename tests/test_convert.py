@@ -278,7 +278,7 @@ def test_a_file_that_is_no_checkpoint_is_told(tmp_path, files, write, suffix):
 def test_what_is_missing_is_told(files, tmp_path):
     cases = [
         ({"name": files[0]}, "no tokenizer in", "Give the tokenizer's file, too"),
-        ({"name": files[1]}, "no transformer in", "known layouts: VAR transformer"),
+        ({"name": files[1]}, "no transformer in", "known layouts: VAR, LlamaGen,"),
         ({"name": files[0], "tokenizer": "vae.pth"}, "no tokenizer file vae.pth", "hub id"),
         ({"name": save(tmp_path / "x.pth", {"a": torch.zeros(1)})}, "no transformer in", "x.pth"),
         ({"name": tmp_path / "no.pth"}, "no.pth", "folder that exists"),

@@ -283,7 +283,7 @@ def find_one(
             "or save one set into a file of its own"
         )
     if not found:
-        known = ", ".join(layout.name for layout in layouts)
+        known = ", ".join(layout.name.removesuffix(f" {kind}") for layout in layouts)
         raise NothingFound(
             kind,
             f"no {kind} in {', '.join(str(source) for source in sources)}; known layouts: {known}. "

@@ -46,7 +46,8 @@ class Rounding(StaticCache):
 
 def last_logits(model, order, kept_as):
     found = []
-    hook = model.output.register_forward_hook(lambda module, inputs, out: found.append(out))
+    head = model.heads[0] if isinstance(model.heads[0], torch.nn.Module) else model.output
+    hook = head.register_forward_hook(lambda module, inputs, out: found.append(out))
     branch = Branch.of(model, order, torch.tensor([0, 1]), Guidance(2.0), kept_as)
     list(generate([branch], order, Categorical(temperature=0.0), PerImageNoise([0, 1], "cpu")))
     hook.remove()
