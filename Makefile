@@ -33,7 +33,7 @@ demo: $(STAMP)
 	@$(BIN)/arimage demo --order $(ORDER) --out demo-out/$(ORDER)
 
 test: $(STAMP)
-	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --durations=15 $(ARGS)
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --durations=15 $(ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .
