@@ -63,7 +63,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "ibq": {},
     "open_magvit2": {},
     "maskbit": {"guidance_schedule": {"name": "power_cosine", "power": 3.0}},
-    "titok": {"sampler": "annealed", "guidance_schedule": "linear_before"},
+    "titok_vit": {"sampler": "annealed", "guidance_schedule": "linear_before"},
 }
 # model -> tokenizer, where there are several token maps
 SCALED = dict.fromkeys(("var", "mvar", "m_var", "code", "hmar"), "multiscale_vq")

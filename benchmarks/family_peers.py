@@ -251,5 +251,5 @@ PEERS: dict[str, Callable[[str, torch.Tensor], Call]] = {
     "maskbit": maskbit_peer,
     "ibq": ibq_peer,
     "open_magvit2": open_magvit2_peer,
-    "titok": titok_peer,
+    "titok_vit": titok_peer,
 }

@@ -87,3 +87,11 @@ def test_a_long_list_of_names_is_counted_instead():
     text = unknown_name("class", "tenhc", [f"name {i}" for i in range(500)] + ["tench"])
     assert "Did you mean 'tench'" in text
     assert text.endswith("Known: 501 names")
+
+
+def test_a_tokenizer_and_a_transformer_never_share_a_name():
+    """Both become ``arimage_<name>``, by which AutoModel tells them apart."""
+    assert not set(TOKENIZERS) & set(MODELS)
+    for registry in (TOKENIZERS, MODELS):
+        for name in registry:
+            assert registry[name].config_class.model_type == f"arimage_{name}"

@@ -96,7 +96,7 @@ TINY_MODELS = {
         "multiscale_vq", (SCALED, {**SCALED, "depth": 1, "width": 64, "qk_norm": False})
     ),
     "halton": TinyModel("vq", (SMALL, {**ODD, "vocab_size": 17, "width": 23})),
-    "titok": TinyModel("titok", (LINE, SIZES[1])),
+    "titok_vit": TinyModel("titok", (LINE, SIZES[1])),
     "titok_uvit": TinyModel("titok", ({**LINE, "depth": 3}, SIZES[1])),
     "maskbit": TinyModel("vq", ({**SMALL, "splits": 5}, {**ODD, "vocab_size": 64, "width": 24})),
     "var": TinyModel(

@@ -147,7 +147,7 @@ def test_without_the_numbers_that_they_do_not_use_the_ids_differ(case, monkeypat
 
 
 SIZES = {  # depth, width, hidden units, tokens
-    "l32": ("titok", 24, 768, 3072, 32),
+    "l32": ("titok_vit", 24, 768, 3072, 32),
     "s128": ("titok_uvit", 21, 1024, 4096, 128),
 }
 

@@ -27,7 +27,7 @@ BERT_EPS, UVIT_EPS = 1e-12, 1e-5  # modeling/maskgit.py; nn.LayerNorm's own
 class TiTokConfig(GridConfig):
     """Sizes of a TiTok transformer; the grid is (1, tokens)."""
 
-    model_type = "arimage_titok"
+    model_type = "arimage_titok_vit"
     orders: ClassVar[tuple[str, ...]] = ("masked",)
 
     order: str = "masked"
