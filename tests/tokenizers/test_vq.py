@@ -68,10 +68,10 @@ def test_the_skip_reads_what_its_family_says(network, width):
     if width == 8:
         expected = x + h
     else:
-        source = h if network == "maskgit" else x
+        source = h if network in ("maskgit", "maskbit") else x
         bias = block.shortcut.bias
         expected = h + F.conv2d(source, block.shortcut.weight, bias)
-        assert (bias is None) == (network == "maskgit")
+        assert (bias is None) == (network != "ldm")
     assert torch.allclose(block(x), expected, atol=1e-6)
 
 
@@ -84,7 +84,7 @@ def test_pixels_come_and_go_in_one_range(name):
     tokenizer.encoder.layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     images = torch.tensor([-1.0, 0.0, 1.0]).reshape(1, 3, 1, 1).expand(1, 3, 16, 16)
     tokenizer.encoder(images)
-    low = {"ldm": -1.0, "maskgit": 0.0}[tokenizer.config.network]
+    low = {"ldm": -1.0, "maskgit": 0.0, "maskbit": 0.0, "magvit2": -1.0}[tokenizer.config.network]
     assert seen[0][0, :, 0, 0].tolist() == [low, (low + 1) / 2, 1.0]
     last = tokenizer.decoder.layers[-1]
     last.weight.zero_()

@@ -100,7 +100,7 @@ def generation_flops(
         raise ValueError(
             f"the passes of {type(order).__name__} depend on what is drawn; count those of 'raster'"
         )
-    guidance, model = guidance or Guidance(), on_meta(transformer).eval()
+    guidance, model = guidance or Guidance(), on_meta(transformer).eval().requires_grad_(False)
     state = order.start(PerImageNoise(range(images), order.device))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         branch = Branch.of(model, order, distinct_classes(transformer, images), guidance)
