@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from published import built, check_random_numbers, near, save_part
 from published import case as recorded
-from published import save_part
 from tiny import Recorder, make_generator, make_model, make_order, sentence
 
 from arimage import checkpoint
@@ -30,32 +30,18 @@ from arimage.training.small import small_tokenizer, small_transformer
 from arimage.zoo import PRESETS, VAR_SCHEDULES
 
 pytestmark = pytest.mark.parity
-TOLERANCE = 1e-4  # of the largest value: float32 and another order of sums
 SEEDED = ("seeded", "seeded_plain")
-
-
-def build(layout, weights, **hints):
-    converted = layout.convert(weights, **hints)
-    model = layout.model(converted.config)
-    model.load_state_dict(converted.weights)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
 def case():
     found = recorded("m_var")
-    transformer = build(MambaVARLayout(), found.parts["m_var"])
+    transformer = built(MambaVARLayout(), found.parts["m_var"])
     weights = recorded("mvar").parts["vae"]
-    tokenizer = build(VARTokenizerLayout(), weights, scales=transformer.config.scales)
+    tokenizer = built(VARTokenizerLayout(), weights, scales=transformer.config.scales)
     found.generator = ImageGenerator(tokenizer, transformer)
     with torch.no_grad():
         yield found
-
-
-def near(ours, theirs):
-    """Within ``TOLERANCE`` of the largest value."""
-    assert ours.shape == theirs.shape
-    return bool((ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max())
 
 
 def test_the_config_is_what_the_reference_was_built_with(case):
@@ -88,9 +74,7 @@ def settings(call):
 
 def sample(case, name, sampler=None, **changes):
     """(final state, image in [0, 1]) of a recorded call."""
-    stream = torch.empty(4096).exponential_(1, generator=torch.Generator().manual_seed(0))
-    if not torch.equal(stream[:8], case.expected["rng_probe"]):
-        pytest.skip("this torch draws other random numbers than the one that recorded")
+    check_random_numbers(case.expected["rng_probe"])
     asked, order = settings(case.calls[name]).updated(changes), case.generator.order()
     labels = case.expected["gen_labels"]
     branch = Branch.of(case.generator.transformer, order, labels, asked.guidance())

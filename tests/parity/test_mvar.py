@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 import torch
+from published import built, check_random_numbers, full_size, near, save_part, save_var
 from published import case as recorded
-from published import full_size, save_part, save_var
 from tiny import Recorder, ToyFuser, sentence
 
 from arimage import checkpoint
@@ -24,32 +24,18 @@ from arimage.tokenizers.convert.var import VARTokenizerLayout
 from arimage.zoo import PRESETS
 
 pytestmark = pytest.mark.parity
-TOLERANCE = 1e-4  # of the largest value: float32 and another order of sums
 SEEDED = ("seeded", "seeded_cfg1", "seeded_plain")
 WINDOWS = {"window": 3, "window_from": 2}
-
-
-def build(layout, weights, **hints):
-    converted = layout.convert(weights, **hints)
-    model = layout.model(converted.config)
-    model.load_state_dict(converted.weights)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
 def case():
     found = recorded("mvar")
-    transformer = build(MVARLayout(), found.parts["mvar"], **WINDOWS)
-    tokenizer = build(VARTokenizerLayout(), found.parts["vae"], scales=transformer.config.scales)
+    transformer = built(MVARLayout(), found.parts["mvar"], **WINDOWS)
+    tokenizer = built(VARTokenizerLayout(), found.parts["vae"], scales=transformer.config.scales)
     found.generator = ImageGenerator(tokenizer, transformer)
     with torch.no_grad():
         yield found
-
-
-def near(ours, theirs):
-    """Within ``TOLERANCE`` of the largest value."""
-    assert ours.shape == theirs.shape
-    return bool((ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max())
 
 
 def test_the_config_is_what_the_reference_was_built_with(case):
@@ -94,9 +80,7 @@ def settings(call):
 
 def sample(case, name, sampler=None, **changes):
     """The final state of a recorded call."""
-    stream = torch.empty(4096).exponential_(1, generator=torch.Generator().manual_seed(0))
-    if not torch.equal(stream[:8], case.expected["rng_probe"]):
-        pytest.skip("this torch draws other random numbers than the one that recorded")
+    check_random_numbers(case.expected["rng_probe"])
     asked, order = settings(case.calls[name]).updated(changes), case.generator.order()
     labels = case.expected["gen_labels"]
     branch = Branch.of(case.generator.transformer, order, labels, asked.guidance())

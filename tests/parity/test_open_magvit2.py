@@ -3,7 +3,7 @@
 import pytest
 import torch
 from published import case as recorded
-from published import save_part
+from published import check_random_numbers, near, save_part
 from tiny import Recorder, make_generator, sentence
 
 from arimage import checkpoint
@@ -20,7 +20,6 @@ from arimage.tokenizers.registry import LAYOUTS as TOKENIZER_LAYOUTS
 from arimage.zoo import PRESETS
 
 pytestmark = pytest.mark.parity
-TOLERANCE = 1e-4  # of the largest value: float32 and another order of sums
 NAMES = [name for name in PRESETS if name.startswith("open-magvit2-")]
 
 
@@ -41,12 +40,6 @@ def case():
     )
     with torch.no_grad():
         yield found
-
-
-def near(ours, theirs):
-    """Within ``TOLERANCE`` of the largest value."""
-    assert ours.shape == theirs.shape
-    return bool((ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max())
 
 
 def test_the_configs_are_what_the_reference_was_built_with(case):
@@ -126,9 +119,7 @@ def settings(call):
 
 def sample(case, name, sampler=None, **changes):
     """Ids of a recorded call."""
-    stream = torch.empty(4096).exponential_(1, generator=torch.Generator().manual_seed(0))
-    if not torch.equal(stream[:8], case.expected["rng_probe"]):
-        pytest.skip("this torch draws other random numbers than the one that recorded")
+    check_random_numbers(case.expected["rng_probe"])
     asked = settings(case.calls[name]).updated(changes)
     branch = Branch.of(case.model, case.order, case.expected["gen_labels"], asked.guidance())
     noise = ReferenceNoise([case.calls[name].get("manual_seed", 0)] * 2, "cpu")

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from published import case as recorded
-from published import full_size
+from published import check_random_numbers, full_size, near
 from tiny import sentence
 
 from arimage.ar.base import UNKNOWN
@@ -23,7 +23,6 @@ from arimage.tokenizers.titok import TiTokTokenizer
 from arimage.zoo import PRESETS
 
 pytestmark = pytest.mark.parity
-TOLERANCE = 1e-4  # of the largest value: float32 and another order of sums
 KINDS = {"generator_vit": TiTokLayout(), "generator_uvit": TiTokUViTLayout()}
 SEEDED = ("seeded_linear", "seeded_powcos", "seeded_constant", "no_noise")
 
@@ -50,12 +49,6 @@ def case(request):
             expected=expected,
             probe=found.expected["rng_probe"],
         )
-
-
-def near(ours, theirs):
-    """Within ``TOLERANCE`` of the largest value."""
-    assert ours.shape == theirs.shape
-    return bool((ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max())
 
 
 def test_the_config_is_what_the_reference_was_built_with(case):
@@ -103,9 +96,7 @@ def settings(call):
 
 def sample(case, name, **changes):
     """The states of a recorded call."""
-    stream = torch.empty(4096).exponential_(1, generator=torch.Generator().manual_seed(0))
-    if not torch.equal(stream[:8], case.probe):
-        pytest.skip("this torch draws other random numbers than the one that recorded")
+    check_random_numbers(case.probe)
     call = case.calls[name]
     asked = settings(call).updated(changes)
     order = make_order(case.tokenizer, case.model, **asked.order_options)

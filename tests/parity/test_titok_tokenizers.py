@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from published import case as recorded
-from published import full_size, save_part
+from published import full_size, near, save_part
 from tiny import sentence
 
 from arimage import checkpoint
@@ -16,7 +16,6 @@ from arimage.tokenizers.titok import TiTokTokenizer
 from arimage.tokenizers.vq import to_map
 
 pytestmark = pytest.mark.parity
-TOLERANCE = 1e-4  # of the largest value: float32 and another order of sums
 NAMES = ("tokenizer_legacy", "tokenizer_vq")
 FULL = {  # tokens, code_dim, vocabulary, sizes (width, layers, heads), what drawing adds up at load
     "l32": (32, 12, 4096, (1024, 24, 16), (1024, 24, 16)),
@@ -39,12 +38,6 @@ def case(request):
         yield SimpleNamespace(
             name=name, tokenizer=tokenizer, images=images, config=found.config, **expected
         )
-
-
-def near(ours, theirs):
-    """Within ``TOLERANCE`` of the largest value."""
-    assert ours.shape == theirs.shape
-    return bool((ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max())
 
 
 def test_the_config_is_what_the_reference_was_built_with(case):

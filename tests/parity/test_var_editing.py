@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from published import var_case
+from published import check_random_numbers, near, var_case
 from safetensors.torch import load_file
 
 from arimage.ar.convert.var import VARLayout
@@ -15,7 +15,6 @@ from arimage.tokenizers.convert.var import VARTokenizerLayout
 
 pytestmark = pytest.mark.parity
 RECORDED = Path(__file__).parents[1] / "golden" / "var" / "editing.safetensors"
-TOLERANCE = 1e-4  # of the largest value, as in test_var.py
 # Settings of the recorded calls; labels None are the case's own, 10 is no class.
 CALLS = {
     "inpaint": {"seed": 1, "label": None, "more_smooth": False},
@@ -36,9 +35,7 @@ def case():
         parts.append(model.eval())
     found.generator = ImageGenerator(*parts)
     found.edits = load_file(RECORDED)
-    stream = torch.empty(4096).exponential_(1, generator=torch.Generator().manual_seed(0))
-    if not torch.equal(stream[:8], found.expected["rng_probe"]):
-        pytest.skip("this torch draws other random numbers than the one that recorded")
+    check_random_numbers(found.expected["rng_probe"])
     return found
 
 
@@ -64,11 +61,6 @@ def edit(case, name, mask):
             rng="reference",
         )
     return state, ~known.mask
-
-
-def near(ours, theirs):
-    """Within TOLERANCE of the largest value."""
-    return bool((ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max())
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from huggingface_hub import constants
-from published import case, full_size, save_part
+from published import case, full_size, near, save_part
 from tiny import sentence
 
 from arimage.tokenizers.base import ImageTokenizer
@@ -14,7 +14,6 @@ from arimage.tokenizers.convert.taming import TamingTokenizerLayout
 from arimage.tokenizers.convert.var import VARTokenizerLayout
 
 pytestmark = pytest.mark.parity
-TOLERANCE = 1e-4  # of the largest value: float32 and another order of sums; measured up to 6e-6
 PARTS = {"llamagen_c2i": "vq", "rar": "maskgit_vqgan", "taming_vqgan": "vqgan"}
 BLACK = {"llamagen_c2i": -1, "rar": 0, "taming_vqgan": -1}  # the reference's; white is 1
 
@@ -31,12 +30,6 @@ def found(request, tmp_path_factory):
     found.ids = found.expected["encode_ids"].long()
     with torch.no_grad():
         yield found
-
-
-def near(ours, theirs):
-    """Within ``TOLERANCE`` of the largest value."""
-    assert ours.shape == theirs.shape
-    return bool((ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max())
 
 
 def theirs(found, images):

@@ -16,6 +16,7 @@ from arimage.sampling.guidance import (
     LinearAfter,
     LinearBefore,
     LinearPerToken,
+    Pass,
     PowerCosine,
     Schedule,
     make_schedule,
@@ -138,9 +139,11 @@ def test_a_share_of_guidance_for_each_step():
 
 
 def test_a_share_of_guidance_for_each_token_map_that_takes_several_steps():
-    guidance = Guidance(3.0, PerStep([0, 0.5, 1])).fitted([0, 1, 1, 2, 2, 2])
+    passes = [Pass(index, 3, 4) for index in (0, 1, 1, 2, 2, 2)]
+    guidance = Guidance(3.0, PerStep([0, 0.5, 1]).bound(passes, 24))
     assert [guidance.at(i, 6) for i in range(6)] == [1, 2, 2, 3, 3, 3]
-    assert Guidance(3.0, PerStep([0, 1])).fitted([0, 0]).at(1, 2) == 3  # steps of one map
+    one = [Pass(0, 1, 4)] * 2  # steps of one map
+    assert Guidance(3.0, PerStep([0, 1]).bound(one, 8)).at(1, 2) == 3
 
 
 @pytest.mark.parametrize("shares", [[], [1, -0.5], [math.nan]])
@@ -257,8 +260,13 @@ def test_guidance_mixes_logits_as_its_formula_says(name, order):
 SIZES = (1, 2, 5)
 
 
+def over(schedule, sizes, num_slots):
+    """The schedule for steps of so many tokens of one map."""
+    return schedule.bound([Pass(0, 1, size) for size in sizes], num_slots)
+
+
 def over_tokens(schedule):
-    guidance = Guidance(5.0, schedule).over(SIZES, 8)
+    guidance = Guidance(5.0, over(schedule, SIZES, 8))
     return [guidance.at(i, len(SIZES)) for i in range(len(SIZES))]
 
 
@@ -274,9 +282,9 @@ def test_s_of_each_token():
     found = over_tokens(LinearPerToken())
     assert [s.shape for s in found] == [(1, 1), (2, 1), (5, 1)]
     assert torch.cat(found).flatten().tolist() == [1 + i / 2 for i in range(8)]
-    table = scale_table(Guidance(5.0, LinearPerToken()).over(SIZES, 8), 3)
+    table = scale_table(Guidance(5.0, over(LinearPerToken(), SIZES, 8)), 3)
     assert table.tolist() == [[1, 0, 0, 0, 0], [1.5, 2, 0, 0, 0], [2.5, 3, 3.5, 4, 4.5]]
-    assert Guidance(1.0, LinearPerToken()).over(SIZES, 8).last_active(3) == -1
+    assert Guidance(1.0, over(LinearPerToken(), SIZES, 8)).last_active(3) == -1
 
 
 def test_a_token_is_guided_by_its_own_s():
@@ -288,5 +296,5 @@ def test_a_token_is_guided_by_its_own_s():
 
 def test_where_steps_overlap_each_counts_as_one():
     """As in the masked order, whose steps predict every slot."""
-    guidance = Guidance(5.0, LinearAfter()).over((8, 8), 8)
+    guidance = Guidance(5.0, over(LinearAfter(), (8, 8), 8))
     assert [guidance.at(i, 2) for i in range(2)] == [3.0, 5.0]

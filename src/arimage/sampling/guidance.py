@@ -8,7 +8,7 @@ same s.
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, ClassVar
@@ -22,6 +22,28 @@ from arimage.sampling.named import make_named, record_of
 from arimage.sampling.registry import SCHEDULES
 
 
+@dataclass(frozen=True)
+class Pass:
+    """What a step does: it predicts so many ``cells`` of token map ``index`` of ``count``;
+    ``first``, whether the map is predicted for the first time.
+    """
+
+    index: int
+    count: int
+    cells: int
+    first: bool = True
+
+
+def passes_of(steps: Sequence[Step]) -> list[Pass]:
+    """What the steps of an order do."""
+    maps = [step.scale for step in steps]
+    firsts = [k == 0 or maps[k - 1] != maps[k] for k in range(len(maps))]
+    return [
+        Pass(step.scale, maps[-1] + 1, step.predicts, first)
+        for step, first in zip(steps, firsts, strict=True)
+    ]
+
+
 class Schedule(ABC):
     """s as a function of the step; subclasses are dataclasses, their fields are its options.
 
@@ -31,12 +53,23 @@ class Schedule(ABC):
     saves: ClassVar[bool] = True
 
     @abstractmethod
-    def __call__(self, scale: float, index: int, num_steps: int) -> float:
+    def __call__(self, scale: float, index: int, num_steps: int) -> float | Tensor:
         """s at step ``index`` of ``num_steps`` when the user asked for ``scale``."""
 
-    def fitted(self, maps: Sequence[int]) -> "Schedule":
-        """The same for steps that predict these token maps; ValueError where it cannot be."""
+    def bound(self, passes: Sequence[Pass], num_slots: int) -> "Schedule":
+        """The same for the steps of an order, for schedules over more than their number."""
         return self
+
+
+@dataclass(frozen=True)
+class Bound(Schedule):
+    """A schedule over tokens or maps that knows the steps; ``by``, s of a scale at a step."""
+
+    by: Callable[[float, int], float | Tensor]
+
+    def __call__(self, scale: float, index: int, num_steps: int) -> float | Tensor:
+        """One number, or float64 (tokens, 1)."""
+        return self.by(scale, index)
 
 
 class TokenSchedule(Schedule):
@@ -46,6 +79,13 @@ class TokenSchedule(Schedule):
         """As ``over`` says, at one token a step."""
         s = self.over(scale, index, index + 1, num_steps)
         return s if isinstance(s, float) else float(s)
+
+    def bound(self, passes: Sequence[Pass], num_slots: int) -> Schedule:
+        """By the tokens of each step; as it is where these do not sum to the slots."""
+        ends = [0, *accumulate(each.cells for each in passes)]
+        if ends[-1] != num_slots:
+            return self
+        return Bound(lambda scale, i: self.over(scale, ends[i], ends[i + 1], num_slots))
 
     @abstractmethod
     def over(self, scale: float, before: int, after: int, total: int) -> float | Tensor:
@@ -161,24 +201,18 @@ class LinearPerToken(TokenSchedule):
         return (1 + (scale - 1) * torch.arange(before, after).double() / total).unsqueeze(-1)
 
 
-@dataclass(frozen=True)
-class Pass:
-    """What a step does, for schedules over token maps: map ``index`` of ``count``, which has so
-    many cells; ``first``, whether the map is predicted for the first time.
-    """
-
-    index: int
-    count: int
-    cells: int
-    first: bool = True
-
-
 class MapSchedule(Schedule):
     """s as a function of the token map; by steps alone, every step is a map."""
 
     def __call__(self, scale: float, index: int, num_steps: int) -> float:
         """As ``over_maps`` says, at one map a step."""
         return self.over_maps(scale, Pass(index, num_steps, 1))
+
+    def bound(self, passes: Sequence[Pass], num_slots: int) -> Schedule:
+        """By the map of each step, where there are several."""
+        if passes[-1].count == 1:
+            return self
+        return Bound(lambda scale, i: self.over_maps(scale, passes[i]))
 
     @abstractmethod
     def over_maps(self, scale: float, given: Pass) -> float:
@@ -217,9 +251,6 @@ class LinearByMap(MapSchedule):
 class Guidance:
     """A scale with its schedule.
 
-    ends: tokens done before the first step and after each one, for schedules over tokens; empty
-    where they are not known beforehand, and each step counts as one token.
-    passes: what each step does, for schedules over maps; empty where there is one map.
     kept: whether steps read keys and values of earlier ones, so that null rows are needed until
     the last step with guidance; otherwise only in steps with guidance.
     later: scales of a token's second part and those after it, where they have others.
@@ -230,8 +261,6 @@ class Guidance:
 
     scale: float = 1.0
     schedule: Schedule = Constant()
-    ends: tuple[int, ...] = ()
-    passes: tuple[Pass, ...] = ()
     kept: bool = True
     later: tuple[float, ...] = ()
 
@@ -249,35 +278,13 @@ class Guidance:
         scale = (self.scale, *self.later)[min(index, len(self.later))]
         return dataclasses.replace(self, scale=scale, later=())
 
-    def over(self, sizes: Sequence[int], num_slots: int) -> "Guidance":
-        """The same for steps of so many tokens; as it is where these do not sum to the slots."""
-        if not isinstance(self.schedule, TokenSchedule) or sum(sizes) != num_slots:
-            return self
-        return dataclasses.replace(self, ends=(0, *accumulate(sizes)))
-
-    def fitted(self, maps: Sequence[int]) -> "Guidance":
-        """The same for steps that predict these token maps."""
-        return dataclasses.replace(self, schedule=self.schedule.fitted(maps))
-
-    def bound(self, steps: Sequence[Step], cached: bool) -> "Guidance":
-        """The same for the steps of an order; ``cached``, whether later ones read what is kept."""
-        maps = [step.scale for step in steps]
-        passes: list[Pass] = []
-        if maps[-1]:
-            firsts = [k == 0 or maps[k - 1] != maps[k] for k in range(len(maps))]
-            passes = [
-                Pass(step.scale, maps[-1] + 1, step.predicts, first)
-                for step, first in zip(steps, firsts, strict=True)
-            ]
-        return dataclasses.replace(self.fitted(maps), passes=tuple(passes), kept=cached)
+    def bound(self, steps: Sequence[Step], num_slots: int, kept: bool) -> "Guidance":
+        """The same for the steps of an order; ``kept``, whether later ones read what is kept."""
+        schedule = self.schedule.bound(passes_of(steps), num_slots)
+        return dataclasses.replace(self, schedule=schedule, kept=kept)
 
     def at(self, index: int, num_steps: int) -> float | Tensor:
         """s at a step: one number, or float64 (tokens, 1)."""
-        if self.passes and isinstance(self.schedule, MapSchedule):
-            return self.schedule.over_maps(self.scale, self.passes[index])
-        if self.ends and isinstance(self.schedule, TokenSchedule):
-            before, after = self.ends[index : index + 2]
-            return self.schedule.over(self.scale, before, after, self.ends[-1])
         return self.schedule(self.scale, index, num_steps)
 
     def of(self, step: Step) -> float | Tensor:

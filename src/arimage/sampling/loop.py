@@ -66,9 +66,8 @@ class Branch:
         check_cache_dtype(kept_as, order)
         model.pack()
         steps = [order.step(i) for i in range(order.num_steps)]
-        guidance = guidance.over([step.predicts for step in steps], order.num_slots)
         remembers = order.cached or model.new_cache(1, torch.device("meta")) is not None
-        guidance = guidance.bound(steps, remembers)
+        guidance = guidance.bound(steps, order.num_slots, remembers)
         if guidance.last_active(order.num_steps) >= 0:
             condition = model.with_null(condition)
         context = model.prepare(condition)

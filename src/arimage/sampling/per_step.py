@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from arimage.sampling.guidance import Schedule
+from arimage.sampling.guidance import Pass, Schedule
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class PerStep(Schedule):
             )
         return 1 + (scale - 1) * self.shares[index]
 
-    def fitted(self, maps: Sequence[int]) -> "PerStep":
+    def bound(self, passes: Sequence[Pass], num_slots: int) -> "PerStep":
         """A share for each step, where there is one for each token map."""
-        several = len(self.shares) != len(maps) and len(self.shares) == max(maps) + 1 > 1
-        return dataclasses.replace(self, shares=[self.shares[m] for m in maps]) if several else self
+        if not 1 < passes[-1].count == len(self.shares) != len(passes):
+            return self
+        return dataclasses.replace(self, shares=[self.shares[each.index] for each in passes])

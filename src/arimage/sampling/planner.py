@@ -42,7 +42,7 @@ def image_bytes(
     """
     size, shape = model.dtype.itemsize, model.cache_shape
     steps = [order.step(i) for i in range(order.num_steps)]
-    guidance = guidance.fitted([step.scale for step in steps])
+    guidance = guidance.bound(steps, order.num_slots, order.cached)
     rows = 2 if guidance.last_active(order.num_steps) >= 0 else 1
     read = cache_dtype(model.dtype, model.device, order).itemsize
     layer = 2 * shape.heads * shape.head_dim * order.length  # values
