@@ -157,8 +157,8 @@ class Resizable:
                 last one times the tokenizer's downsample factor.
 
         Raises:
-            ValueError: a model that runs over its own maps alone (all but FlexVAR's), or maps that
-                it cannot have.
+            ValueError: a model that runs over its own maps alone (learned places), or maps that it
+                cannot have.
         """
         other = copy.copy(self)
         other.tokenizer, other.transformer = at_scales(self.tokenizer, self.transformer, scales)

@@ -168,7 +168,7 @@ def test_the_number_of_steps_is_the_users(name):
         order = generator.order(steps)
         assert order.num_steps == steps
         assert sum(order.sizes) == 16
-    with pytest.raises(ValueError, match="got num_steps 17; an order of groups takes 1 to 16"):
+    with pytest.raises(ValueError, match="got num_steps 17; this order takes 1 to 16"):
         generator(class_labels=[0], seeds=0, num_steps=17)
 
 

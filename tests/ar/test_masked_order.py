@@ -106,7 +106,7 @@ def test_an_unfinished_canvas_holds_the_chosen_codes_alone():
 def test_a_number_of_steps_out_of_range_is_told(steps):
     with pytest.raises(ValueError) as caught:
         bind("masked", ((4, 4),), num_steps=steps)
-    assert f"got num_steps {steps}; the masked order takes 1 to 16 steps" in sentence(caught)
+    assert f"got num_steps {steps}; this order takes 1 to 16 steps" in sentence(caught)
 
 
 def test_a_masked_lesson_hides_a_cosine_share_and_only_that_counts():

@@ -176,9 +176,9 @@ def test_hints_that_do_not_fit_are_told(case, hints, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"sizes": [1, 3, 11]}, "got groups of 15 tokens in all"),
+        ({"sizes": [1, 3, 11]}, "got steps of 15 tokens in all"),
         ({"sizes": [1, 0, 15]}, "the smallest of 0"),
-        ({"num_steps": 17}, "got num_steps 17; an order of groups takes 1 to 16 steps"),
+        ({"num_steps": 17}, "got num_steps 17; this order takes 1 to 16 steps"),
         ({"num_steps": 0}, "takes 1 to 16 steps"),
     ],
 )

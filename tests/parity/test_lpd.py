@@ -264,8 +264,8 @@ def test_a_grid_that_is_no_square_is_told(case):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"sizes": [1, 3, 11]}, "got groups of 15 tokens in all"),
-        ({"num_steps": 17}, "got num_steps 17; an order of groups takes 1 to 16 steps"),
+        ({"sizes": [1, 3, 11]}, "got steps of 15 tokens in all"),
+        ({"num_steps": 17}, "got num_steps 17; this order takes 1 to 16 steps"),
         ({"num_steps": 0}, "takes 1 to 16 steps"),
     ],
 )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from branches import guided_logits
 from published import built, check_random_numbers, near, save_part
 from published import case as recorded
 from tiny import Recorder, make_generator, make_model, make_order, sentence
@@ -176,7 +177,7 @@ def test_a_step_may_be_run_again():
     while (step := order.next_step(state)) is not None:
         inputs = order.inputs(state, step)
         with torch.no_grad():
-            first, second = (branch.logits(inputs, step, 2) for _ in range(2))
+            first, second = (guided_logits(branch, inputs, step, 2) for _ in range(2))
         assert torch.equal(first, second)
         draw = Recorder()(first, step, None)
         state = order.commit(state, step, draw, PerImageNoise([0, 1], "cpu"))

@@ -14,7 +14,7 @@ from arimage.ar.convert.maskbit import MaskBitLayout
 from arimage.ar.maskbit import MaskBitConfig
 from arimage.ar.orders.bits import BitOrder
 from arimage.ar.registry import LAYOUTS
-from arimage.ar.subtokens import join_ids, split_ids
+from arimage.ar.subtokens import join_open, split_open
 from arimage.parts import make_order
 from arimage.sampling.loop import Branch, generate
 from arimage.sampling.noise import PerImageNoise, ReferenceNoise
@@ -63,7 +63,7 @@ def test_the_tokenizer_encodes_and_decodes(case):
 
 def partly_known(case):
     parts = case.expected["masked_ids"]
-    return join_ids(parts.masked_fill(parts == 32, UNKNOWN), 32)
+    return join_open(parts.masked_fill(parts == 32, UNKNOWN), 32)
 
 
 def logits(case, ids, labels):
@@ -87,10 +87,11 @@ def test_logits_of_half_masked_entries(case):
 def test_ids_fall_into_entries_and_come_back(case):
     expected = case.expected
     parts = expected["masked_ids"].masked_fill(expected["masked_ids"] == 32, UNKNOWN)
-    assert torch.equal(split_ids(join_ids(parts, 32), 2, 32), parts)
-    assert torch.equal(split_ids(join_ids(expected["split_ids"], 32), 2, 32), expected["split_ids"])
-    assert join_ids(torch.full((1, 3, 2), UNKNOWN), 32).unique().tolist() == [UNKNOWN]
-    assert (join_ids(parts, 32)[(parts == UNKNOWN).any(-1)] < 0).all()
+    assert torch.equal(split_open(join_open(parts, 32), 2, 32), parts)
+    known = expected["split_ids"]
+    assert torch.equal(split_open(join_open(known, 32), 2, 32), known)
+    assert join_open(torch.full((1, 3, 2), UNKNOWN), 32).unique().tolist() == [UNKNOWN]
+    assert (join_open(parts, 32)[(parts == UNKNOWN).any(-1)] < 0).all()
 
 
 def settings(call):
@@ -220,4 +221,4 @@ def test_what_is_no_bit_token_is_told(fields, words):
 def test_a_schedule_longer_than_the_entries_is_told(case):
     with pytest.raises(ValueError) as caught:
         make_order(case.tokenizer, case.generator, num_steps=33)
-    assert "got num_steps 33; the masked order takes 1 to 32 steps" in sentence(caught)
+    assert "got num_steps 33; this order takes 1 to 32 steps" in sentence(caught)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from branches import guided_logits
 from tiny import (
     MODEL_CASES,
     TINY_MODELS,
@@ -55,7 +56,7 @@ def test_logits_are_pushed_away_from_those_of_the_weaker_model(name, order):
     m, w = (model.heads[0](h) for model, h in zip(models, hidden, strict=True))
     for s in (0.0, 0.5, 3.0):
         first, second = (Branch.of(model, bound, labels, Guidance()) for model in models)
-        mixed = sum(b.logits(inputs, step, 2) for b in autoguided([first], second, s))
+        mixed = sum(guided_logits(b, inputs, step, 2) for b in autoguided([first], second, s))
         assert (mixed - (w + s * (m - w))).abs().max() < 1e-4
         assert (mixed - (m + s * (m - w))).abs().max() > 1e-3  # another convention
 

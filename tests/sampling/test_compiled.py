@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from branches import guided_logits
 from tiny import EVERY_MODEL, MODEL_CASES, make_condition, make_generator, make_model, make_order
 from tiny import sentence as said
 
@@ -290,7 +291,7 @@ def test_settled_contexts_change_nothing():
         bound = make_order(model)
         branch = Branch.of(model, bound, make_condition(model, [0, 0]), LINEAR)
         wide = dataclasses.replace(branch, context=model.settled(branch.context))
-        logits = [b.logits(None, bound.step(0), 2).detach() for b in (branch, wide)]
+        logits = [guided_logits(b, None, bound.step(0), 2).detach() for b in (branch, wide)]
         assert (logits[0] - logits[1]).abs().max() < 1e-5
 
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from branches import guided_logits
 from tiny import MODEL_CASES, NUM_CLASSES, TINY_SCHEDULES, entry, make_model, make_order, sentence
 
 from arimage.ar.registry import ORDERS
@@ -252,7 +253,8 @@ def test_guidance_mixes_logits_as_its_formula_says(name, order):
     c, u = (model.heads[0](model.within(model(inputs, each, step), [])) for each in context)
     for scale in (0.0, 0.5, 4.0):
         guidance = Guidance(scale, Constant())
-        mixed = Branch.of(model, bound, labels, guidance).logits(inputs, step, batch)
+        branch = Branch.of(model, bound, labels, guidance)
+        mixed = guided_logits(branch, inputs, step, batch)
         assert (mixed - (u + scale * (c - u))).abs().max() < 1e-5
         assert (mixed - (c + scale * (c - u))).abs().max() > 1e-3  # another convention
 

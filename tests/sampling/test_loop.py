@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from branches import guided_logits
 from tiny import (
     MODEL_CASES,
     make_generator,
@@ -167,7 +168,7 @@ def test_a_float32_cache_changes_nothing_beyond_rounding(order, monkeypatch):
         steps = []
         while step is not None:  # the same tokens whatever the logits say
             with torch.no_grad():
-                steps.append(branch.logits(bound.inputs(state, step), step, 2))
+                steps.append(guided_logits(branch, bound.inputs(state, step), step, 2))
             ids = (step.slots.expand(2, -1) * 3 + 1) % model.config.vocab_size
             state = bound.commit(state, step, Draw(ids, ids.float()), PerImageNoise([0, 1], "cpu"))
             step = bound.next_step(state)

@@ -15,7 +15,7 @@ from arimage.ar.base import Backbone, Cache, Context, Step
 from arimage.ar.config import GridConfig
 from arimage.ar.layers import MLP, ResidualDropout, attend, split_heads
 from arimage.ar.linear import Linear
-from arimage.ar.subtokens import split_ids
+from arimage.ar.subtokens import split_open
 from arimage.pretrained import strict
 from arimage.shapes import Float, Int
 from arimage.slots import SlotTable
@@ -144,7 +144,7 @@ class MaskBitModel(Backbone):
 
     def signs(self, ids: Int[Tensor, "r m"]) -> Float[Tensor, "r m bits"]:
         """Bits as +1 and -1, the lowest first; zeros for an open entry."""
-        entries = split_ids(ids, self.config.splits, self.num_choices).unsqueeze(-1)
+        entries = split_open(ids, self.config.splits, self.num_choices).unsqueeze(-1)
         place = torch.arange(self.config.entry_bits, device=ids.device)
         signs = (entries.clamp_min(0) >> place) % 2 * 2 - 1
         return signs.masked_fill(entries < 0, 0).flatten(2).to(self.dtype)

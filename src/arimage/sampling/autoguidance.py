@@ -9,9 +9,7 @@ over the same tokenizer and in the same order. It goes together with guidance: t
 import dataclasses
 from typing import Any
 
-import torch
-
-from arimage.sampling.handover import CLOSE, codes, facts
+from arimage.sampling.handover import facts, share_codes
 from arimage.sampling.loop import Branch
 from arimage.sampling.settings import Settings
 
@@ -71,10 +69,7 @@ def check_guide(main: Any, guide: Any) -> None:
                 f"the guide's {name} is {theirs[name]} and this model's {value}; give a weaker "
                 "model over the same tokenizer, of the same classes and order"
             )
-    if main.tokenizer is guide.tokenizer:
-        return
-    mine, other = codes(main), codes(guide)
-    if not torch.allclose(mine, other, rtol=0, atol=CLOSE * float(mine.abs().max())):
+    if not share_codes(main, guide):
         raise ValueError(
             "the guide's tokenizer has other codes: its ids mean something else; give a weaker "
             "model that was trained on tokens of the same tokenizer"

@@ -35,13 +35,8 @@ def branches_of(
         allocate: caches too; captured steps have their own.
 
     Raises:
-        ValueError: codes to mix for a model that reads ids; annealing without a class embedding, or
-            with a refiner.
+        ValueError: annealing without a class embedding, or with a refiner.
     """
-    if settings.more_smooth and not order.mixes:
-        raise ValueError(
-            "more_smooth mixes codes; this transformer reads ids: it is for next-scale models"
-        )
     condition = main.conditions.prepared(rows)
     made = main.branches(order, condition, settings, allocate)
     annealing = settings.condition_annealing()

@@ -95,12 +95,6 @@ class Branch:
         """Whether it is run at a step for what it remembers alone."""
         return index < self.first and self.cache is not None
 
-    def logits(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "b n v"]:
-        """Guided float32 logits (b, n, vocab) of one step, by their weight; of the tokens' first
-        part alone.
-        """
-        return self.mixed(self.hidden(inputs, step, batch), step, batch)
-
     def hidden(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "r n width"]:
         """Hidden states of one step; the null rows last, while guidance needs them."""
         guided = self.guidance.guides(step.index, step.num_steps)
@@ -119,7 +113,7 @@ class Branch:
         batch: int,
         chosen: Sequence[Int[Tensor, "b n"]] = (),
     ) -> Float[Tensor, "b m v"]:
-        """Guided float32 logits of the tokens' next part, given the parts ``chosen``."""
+        """Guided float32 logits of the tokens' next part, given the parts ``chosen``, by weight."""
         part, guided = len(chosen), len(hidden) > batch
         if guided:
             chosen = [torch.cat([ids, ids]) for ids in chosen]

@@ -48,7 +48,7 @@ ANNEALINGS: Registry[type[Annealing]] = Registry(
 TEMPERATURES: Registry[type[Schedule]] = Registry(
     "temperature schedule",
     {
-        "constant": "arimage.sampling.temperature:Same",
+        "constant": "arimage.sampling.guidance:Constant",
         "sharpening": "arimage.sampling.temperature:Sharpening",
         "falling": "arimage.sampling.temperature:Falling",
     },

@@ -2,19 +2,9 @@
 
 from dataclasses import dataclass
 
-from arimage.sampling.guidance import Schedule
+from arimage.sampling.guidance import Constant, Schedule
 
-
-@dataclass(frozen=True)
-class Same(Schedule):
-    """The temperature at every step."""
-
-    def __call__(self, scale: float, index: int, num_steps: int) -> float:
-        """As the class says."""
-        return scale
-
-
-SAME = Same()
+SAME = Constant()  # as it was asked for, at every step
 
 
 @dataclass(frozen=True)

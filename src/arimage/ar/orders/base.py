@@ -2,6 +2,7 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from typing import ClassVar
 
@@ -249,4 +250,21 @@ class CausalOrder(Order):
             cached=True,
             mask=self._mask(places.part(start, stop), places.part(0, stop)),
             holds=self._held(start, stop),
+        )
+
+
+def check_sizes(sizes: Sequence[int], num_slots: int) -> None:
+    """Raises ValueError unless every step has a token and all have as many as there are slots."""
+    if sum(sizes) != num_slots or min(sizes) < 1:
+        raise ValueError(
+            f"got steps of {sum(sizes)} tokens in all, the smallest of {min(sizes)}; expected "
+            f"steps of at least 1 that sum to the {num_slots} slots of the tokenizer"
+        )
+
+
+def check_steps(num_steps: int, most: int) -> None:
+    """Raises ValueError unless there are one to ``most`` of them."""
+    if not 1 <= num_steps <= most:
+        raise ValueError(
+            f"got num_steps {num_steps}; this order takes 1 to {most} steps for this tokenizer"
         )

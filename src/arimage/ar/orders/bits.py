@@ -13,7 +13,7 @@ from torch import Tensor
 
 from arimage.ar.base import Step
 from arimage.ar.orders.masked import MaskedOrder
-from arimage.ar.subtokens import join_ids, split_ids
+from arimage.ar.subtokens import join_open, split_open
 from arimage.shapes import Int
 from arimage.slots import Fuser
 
@@ -56,11 +56,11 @@ class BitOrder(MaskedOrder):
 
     def entries(self, ids: Int[Tensor, "b slots"]) -> Int[Tensor, "b n"]:
         """Slot by slot, the lowest bits first."""
-        return split_ids(ids, self.splits, self.size).flatten(1)
+        return split_open(ids, self.splits, self.size).flatten(1)
 
     def joined(self, entries: Int[Tensor, "b n"]) -> Int[Tensor, "b slots"]:
         """The ids of entries; below zero where one is open."""
-        return join_ids(entries.unflatten(1, (-1, self.splits)), self.size)
+        return join_open(entries.unflatten(1, (-1, self.splits)), self.size)
 
     def full_step(self) -> Step:
         """One position per slot is read and gives the logits of its entries."""

@@ -9,8 +9,6 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import accumulate, pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,56 +25,16 @@ from arimage.ar.base import (
     Step,
 )
 from arimage.ar.draws import Draws
-from arimage.ar.orders.random import RandomOrder, along, paths_for, random_paths
+from arimage.ar.orders.random import SizedOrder, along
 from arimage.shapes import Bool, Int
-from arimage.slots import Fuser
 
 
-class GroupedOrder(RandomOrder):
-    """Base of both: all but the sizes of groups, the paths, and what queries see of each other.
-
-    Args:
-        path: as for every random order.
-        num_steps: how many groups; None for what the models were published with.
-        sizes: tokens of each group, to give them instead.
-
-    Raises:
-        ValueError: sizes that do not sum to the slots, steps that are none or too many.
-    """
-
-    free_steps: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        fuser: Fuser,
-        prefix_length: int,
-        device: torch.device | str,
-        path: Tensor | None = None,
-        num_steps: int | None = None,
-        sizes: Sequence[int] | None = None,
-    ) -> None:
-        slots = fuser.slots.num_slots
-        if sizes is None:
-            sizes = self.choose_sizes(slots, num_steps)
-        if sum(sizes) != slots or min(sizes) < 1:
-            raise ValueError(
-                f"got groups of {sum(sizes)} tokens in all, the smallest of {min(sizes)}; expected "
-                f"groups of at least 1 that sum to the {slots} slots of the tokenizer"
-            )
-        self.sizes = list(sizes)
-        super().__init__(fuser, prefix_length, device, path)
-
-    @abstractmethod
-    def choose_sizes(self, num_slots: int, num_steps: int | None) -> list[int]:
-        """Tokens of each step."""
+class GroupedOrder(SizedOrder):
+    """Base of both: all but the sizes of groups, the paths, and what queries see of each other."""
 
     @abstractmethod
     def draw_paths(self, noise: Noise) -> Int[Tensor, "b slots"]:
         """A path for each image."""
-
-    def groups(self) -> list[tuple[int, int]]:
-        """Places in the path."""
-        return list(pairwise((0, *accumulate(self.sizes))))
 
     @property
     def length(self) -> int:
@@ -109,10 +67,7 @@ class GroupedOrder(RandomOrder):
         return self._lesson(ids, draws, 1.0, self._full(self.sizes))
 
     def _lesson(self, ids: Tensor, draws: Draws, share: float, step: Step) -> Lesson:
-        if self.path is None:
-            path = random_paths(*ids.shape, share, draws).to(ids.device)
-        else:
-            path = paths_for(self.path, len(ids))
+        path = self.taught_paths(ids, draws, share)
         targets = ids.gather(1, path)
         given = step.stop - self.prefix_length - self.num_slots
         inputs = torch.cat([targets[:, :given], torch.full_like(targets, UNKNOWN)], dim=1)
@@ -189,12 +144,3 @@ def rows_of(places: Descriptors, rows: Int[Tensor, " n"]) -> Descriptors:
     """Some of the positions."""
     names = (field.name for field in dataclasses.fields(places))
     return Descriptors(**{name: getattr(places, name)[rows] for name in names})
-
-
-def check_steps(num_steps: int, num_slots: int) -> None:
-    """Raises ValueError unless there are one to ``num_slots`` of them."""
-    if not 1 <= num_steps <= num_slots:
-        raise ValueError(
-            f"got num_steps {num_steps}; an order of groups takes 1 to {num_slots} steps for this "
-            "tokenizer"
-        )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from arimage.ar.base import UNKNOWN, Draw, Known, Noise, State, Step
-from arimage.ar.orders.base import Order
+from arimage.ar.orders.base import Order, check_sizes
 from arimage.ar.orders.masked import MaskedOrder
 from arimage.shapes import Int
 from arimage.slots import Fuser
@@ -97,11 +97,7 @@ class HaltonOrder(MaskedOrder):
         super().__init__(fuser, prefix_length, device, steps, schedule=schedule, mask_id=mask_id)
         slots = self.num_slots
         self.sizes = list(sizes) if sizes is not None else group_sizes(slots, self.num_steps)
-        if sum(self.sizes) != slots or min(self.sizes) < 1:
-            raise ValueError(
-                f"got steps of {sum(self.sizes)} tokens in all, the smallest of {min(self.sizes)}; "
-                f"expected steps of at least 1 that sum to the {slots} slots of the tokenizer"
-            )
+        check_sizes(self.sizes, slots)
         if refresh is not None and refresh < 1:
             raise ValueError(
                 f"got refresh {refresh}; expected 1 or more: of so many passes one computes all"

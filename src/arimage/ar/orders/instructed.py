@@ -8,10 +8,7 @@ ziqipang/RandAR@d374a72 RandAR/model/randar_gpt.py, utils.py.
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from functools import cached_property
-from itertools import accumulate, pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,9 +26,9 @@ from arimage.ar.base import (
     Step,
 )
 from arimage.ar.draws import Draws
-from arimage.ar.orders.random import RandomOrder, along, paths_for, random_paths
+from arimage.ar.orders.base import check_steps
+from arimage.ar.orders.random import SizedOrder, along
 from arimage.shapes import Int
-from arimage.slots import Fuser
 
 NUM_STEPS = 88  # ziqipang/RandAR@d374a72 RandAR/model/randar_gpt.py generate, for 256 slots
 
@@ -42,11 +39,7 @@ def group_sizes(num_slots: int, num_steps: int) -> list[int]:
     Raises:
         ValueError: more steps than slots, or none.
     """
-    if not 1 <= num_steps <= num_slots:
-        raise ValueError(
-            f"got num_steps {num_steps}; an order with instructions takes 1 to {num_slots} steps "
-            "for this tokenizer"
-        )
+    check_steps(num_steps, num_slots)
     if num_steps == 1:
         return [num_slots]
     sizes, done = [1], 1
@@ -58,48 +51,17 @@ def group_sizes(num_slots: int, num_steps: int) -> list[int]:
     return sizes
 
 
-class InstructedOrder(RandomOrder):
+class InstructedOrder(SizedOrder):
     """88 steps for 256 slots. Queries are UNKNOWN ids, whose place ``Step.holds`` says.
 
     Position p + 2i has the query of place i of the path, position p + 2i + 1 its token, with p =
     prefix_length. A step feeds the tokens of the group before with the queries between them, then
     the queries of its own group, one behind the other.
-
-    Args:
-        path: as for every random order.
-        num_steps: how many steps; None for 88, or one per slot where there are fewer.
-        sizes: tokens of each step, to give them instead.
-
-    Raises:
-        ValueError: sizes that do not sum to the slots, steps that are none or too many.
     """
 
-    free_steps: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        fuser: Fuser,
-        prefix_length: int,
-        device: torch.device | str,
-        path: Tensor | None = None,
-        num_steps: int | None = None,
-        sizes: Sequence[int] | None = None,
-    ) -> None:
-        slots = fuser.slots.num_slots
-        if sizes is None:
-            steps = min(NUM_STEPS, slots) if num_steps is None else num_steps
-            sizes = group_sizes(slots, steps)
-        if sum(sizes) != slots or min(sizes) < 1:
-            raise ValueError(
-                f"got steps of {sum(sizes)} tokens in all, the smallest of {min(sizes)}; expected "
-                f"steps of at least 1 that sum to the {slots} slots of the tokenizer"
-            )
-        self.sizes = list(sizes)
-        super().__init__(fuser, prefix_length, device, path)
-
-    def groups(self) -> list[tuple[int, int]]:
-        """Places in the path."""
-        return list(pairwise((0, *accumulate(self.sizes))))
+    def choose_sizes(self, num_slots: int, num_steps: int | None) -> list[int]:
+        """For 88 steps, or one per slot where there are fewer, unless said."""
+        return group_sizes(num_slots, min(NUM_STEPS, num_slots) if num_steps is None else num_steps)
 
     @property
     def length(self) -> int:
@@ -134,7 +96,7 @@ class InstructedOrder(RandomOrder):
         The rule is causal: a query sees all tokens before it, also those which decoding predicts
         together with its own; ``replay`` is decoding's.
         """
-        path = self._paths(ids, draws, share)
+        path = self.taught_paths(ids, draws, share)
         targets = ids.gather(1, path)
         inputs = torch.stack([torch.full_like(targets, UNKNOWN), targets], dim=2).flatten(1)
         step = along(self.full_step(), path)
@@ -149,7 +111,7 @@ class InstructedOrder(RandomOrder):
         """The queries and tokens of all groups but the last, then every query as it is asked in
         decoding: after the groups before it and behind the queries of its own group.
         """
-        path = self._paths(ids, draws, 1.0)
+        path = self.taught_paths(ids, draws, 1.0)
         targets, before = ids.gather(1, path), self.num_slots - self.sizes[-1]
         context = torch.stack([torch.full_like(targets, UNKNOWN), targets], dim=2)
         asked = torch.full_like(targets, UNKNOWN)
@@ -173,11 +135,6 @@ class InstructedOrder(RandomOrder):
             rows = mask[context + first : context + stop]
             rows[:, self.prefix_length + 2 * first : context + first] = False
         return mask.to(self.device)
-
-    def _paths(self, ids: Tensor, draws: Draws, share: float) -> Int[Tensor, "b slots"]:
-        if self.path is None:
-            return random_paths(*ids.shape, share, draws).to(ids.device)
-        return paths_for(self.path, len(ids))
 
     def _held(self, start: int, stop: int) -> Int[Tensor, " m"]:
         return self._places[start:stop]

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from arimage.ar.base import QUERY, Descriptors, Noise
-from arimage.ar.orders.grouped import GroupedOrder, check_steps
+from arimage.ar.orders.base import check_steps
+from arimage.ar.orders.grouped import GroupedOrder
 from arimage.shapes import Bool, Int
 from arimage.slots import Fuser
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from arimage.ar.base import CONTENT, PREFIX, UNKNOWN, Descriptors, Draw, Lesson, Noise, State, Step
 from arimage.ar.draws import Draws, uniform
-from arimage.ar.orders.base import Order
+from arimage.ar.orders.base import Order, check_steps
 from arimage.registry import unknown_name
 from arimage.shapes import Bool, Int
 from arimage.slots import Fuser
@@ -71,11 +71,7 @@ class MaskedOrder(Order):
         super().__init__(fuser, prefix_length, device)
         if num_steps is None:
             num_steps = min(self.default_steps, self.num_entries)
-        if not 1 <= num_steps <= self.num_entries:
-            raise ValueError(
-                f"got num_steps {num_steps}; the masked order takes 1 to {self.num_entries} steps "
-                "for this tokenizer"
-            )
+        check_steps(num_steps, self.num_entries)
         if choice_temperature is None:
             choice_temperature = self.default_choice
         if choice_temperature < 0:

@@ -6,12 +6,16 @@ them (``Step.slots``, ``Step.holds``), since neither follows from the sequence p
 """
 
 import dataclasses
+from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
 from arimage.ar.base import NO_SLOT, Known, Lesson, Noise, State, Step
 from arimage.ar.draws import Draws, uniform
+from arimage.ar.orders.base import check_sizes
 from arimage.ar.orders.raster import RasterOrder
 from arimage.shapes import Int
 from arimage.slots import Fuser
@@ -59,18 +63,60 @@ class RandomOrder(RasterOrder):
         """Raster's step at the slots of each image's path."""
         return step if state.path is None else along(step, state.path)
 
+    def taught_paths(
+        self, ids: Int[Tensor, "b slots"], draws: Draws, share: float
+    ) -> Int[Tensor, "b slots"]:
+        """A path of each image of a lesson: as given, or drawn."""
+        if self.path is None:
+            return random_paths(*ids.shape, share, draws).to(ids.device)
+        return paths_for(self.path, len(ids))
+
     def lesson(self, ids: Int[Tensor, "b slots"], draws: Draws, share: float = 1.0) -> Lesson:
         """Raster's lesson on paths: targets stand in the order of ``Lesson.step.slots``.
 
         Args:
             share: probability that an image has a random path; the others are in raster order.
         """
-        if self.path is None:
-            path = random_paths(*ids.shape, share, draws).to(ids.device)
-        else:
-            path = paths_for(self.path, len(ids))
+        path = self.taught_paths(ids, draws, share)
         taught = super().lesson(ids.gather(1, path), draws)
         return dataclasses.replace(taught, step=along(taught.step, path))
+
+
+class SizedOrder(RandomOrder):
+    """Base of random orders whose steps predict several tokens, as many as ``sizes`` say.
+
+    Args:
+        path: as for every random order.
+        num_steps: how many steps; None for what the models were published with.
+        sizes: tokens of each step, to give them instead.
+
+    Raises:
+        ValueError: sizes that do not sum to the slots, steps that are none or too many.
+    """
+
+    free_steps = True
+
+    def __init__(
+        self,
+        fuser: Fuser,
+        prefix_length: int,
+        device: torch.device | str,
+        path: Tensor | None = None,
+        num_steps: int | None = None,
+        sizes: Sequence[int] | None = None,
+    ) -> None:
+        slots = fuser.slots.num_slots
+        self.sizes = list(self.choose_sizes(slots, num_steps) if sizes is None else sizes)
+        check_sizes(self.sizes, slots)
+        super().__init__(fuser, prefix_length, device, path)
+
+    @abstractmethod
+    def choose_sizes(self, num_slots: int, num_steps: int | None) -> list[int]:
+        """Tokens of each step."""
+
+    def groups(self) -> list[tuple[int, int]]:
+        """Places in the path."""
+        return list(pairwise((0, *accumulate(self.sizes))))
 
 
 def with_given_first(path: Int[Tensor, "b slots"], known: Known | None) -> Int[Tensor, "b slots"]:

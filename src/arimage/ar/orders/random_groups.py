@@ -15,7 +15,8 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from arimage.ar.base import Noise, Step
 from arimage.ar.block_mask import make_block_mask
-from arimage.ar.orders.grouped import GroupedOrder, check_steps
+from arimage.ar.orders.base import check_steps
+from arimage.ar.orders.grouped import GroupedOrder
 from arimage.registry import unknown_name
 from arimage.shapes import Int
 from arimage.slots import Fuser

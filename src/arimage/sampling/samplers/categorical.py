@@ -10,7 +10,7 @@ from arimage.ar.base import Draw, Noise, Step
 from arimage.sampling.guidance import Schedule
 from arimage.sampling.samplers.argmax import Argmax
 from arimage.sampling.samplers.base import Sampler
-from arimage.sampling.temperature import SAME, Same
+from arimage.sampling.temperature import SAME
 from arimage.shapes import Float
 
 SMOOTH, SMOOTH_LEAST = 0.27, 0.005  # temperatures of more_smooth, models/var.py as below
@@ -70,7 +70,7 @@ class Categorical(Sampler):
     def at(self, step: Step) -> float | Tensor:
         """The temperature of a step; a tensor where the step's index is one."""
         asked, index, total = float(self.temperature), step.index, step.num_steps
-        if isinstance(self.temperature_schedule, Same):
+        if self.temperature_schedule == SAME:
             return asked
         if not isinstance(index, Tensor):
             return self.temperature_schedule(asked, index, total)
