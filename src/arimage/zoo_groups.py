@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from arimage.zoo_llamagen import BY_FIXTURES, CELL, TOKENIZER
+from arimage.zoo_llamagen import over_its_tokens
 
 # --cfg-schedule and --sample-schedule of sample_c2i_ddp.py; the scale is that of ARPG-L
 ARPG_SAMPLING: dict[str, Any] = {"guidance_scale": 5.0, "guidance_schedule": "linear_after"}
@@ -24,23 +24,15 @@ _ARPG = (
 def _arpg(
     size: str, file: str, depth: int, parameters: int, scale: float, fid: float
 ) -> dict[str, Any]:
-    return {
-        "name": f"arpg-{size.lower()}",
+    return over_its_tokens(f"arpg-{size.lower()}", 256, parameters, depth) | {
         "order": "random_groups",
-        "image_size": 256,
         "num_classes": 1000,
-        "scales": (256 // CELL,),
-        "parameters": (parameters, TOKENIZER),
-        "depth": depth,
         "licence": "MIT",
         "data": "ImageNet-1k",
         "paper": "2503.10568",
-        "verified": BY_FIXTURES,
         "repo": "hp-l33/ARPG",
         "variant": size,
         "file": f"arpg_{file}.pt",
-        "tokenizer_repo": "FoundationVision/LlamaGen",
-        "tokenizer_file": "vq_ds16_c2i.pt",
         "sampling": ARPG_SAMPLING | {"guidance_scale": scale},
         "published": {"fid": fid},
         "published_by": "hp-l33/ARPG@1a1758c GETTING_STARTED.md",
@@ -63,23 +55,15 @@ _LPD = (
 def _lpd(
     size: str, side: int, depth: int, parameters: int, steps: int, scale: float, fid: float
 ) -> dict[str, Any]:
-    return {
-        "name": f"lpd-{size}-{side}",
+    return over_its_tokens(f"lpd-{size}-{side}", side, parameters, depth) | {
         "order": "local_groups",
-        "image_size": side,
         "num_classes": 1000,
-        "scales": (side // CELL,),
-        "parameters": (parameters, TOKENIZER),
-        "depth": depth,
         "licence": "MIT",
         "data": "ImageNet-1k",
         "paper": "2507.01957",
-        "verified": BY_FIXTURES,
         "repo": f"mit-han-lab/lpd_{size}_{side}",
         "variant": f"{size}-{side}",
         "file": f"lpd_{size}_{side}.pth",
-        "tokenizer_repo": "FoundationVision/LlamaGen",
-        "tokenizer_file": "vq_ds16_c2i.pt",
         "sampling": LPD_SAMPLING | {"guidance_scale": scale, "num_steps": steps},
         "published": {"fid": fid},
         "published_by": "mit-han-lab/lpd@f447b83 README.md",

@@ -42,7 +42,8 @@ _TEXT = (
 _TEXT_XL = 777923840
 
 
-def _fields(name: str, side: int, parameters: int, depth: int) -> dict[str, Any]:
+def over_its_tokens(name: str, side: int, parameters: int, depth: int) -> dict[str, Any]:
+    """What every model over the tokens of LlamaGen's tokenizer has; the rest is LlamaGen's."""
     return {
         "name": name,
         "order": "raster",
@@ -61,7 +62,7 @@ def _fields(name: str, side: int, parameters: int, depth: int) -> dict[str, Any]
 
 def _class_model(size: str, side: int, fid: float) -> dict[str, Any]:
     depth, parameters, scale = _SIZES[size]
-    return _fields(f"llamagen-{size.lower()}-{side}", side, parameters, depth) | {
+    return over_its_tokens(f"llamagen-{size.lower()}-{side}", side, parameters, depth) | {
         "num_classes": 1000,
         "variant": f"c2i-{size}-{side}",
         "file": f"c2i_{size}_{side}.pt",
@@ -85,7 +86,7 @@ def _cca_model(size: str, fid: float) -> dict[str, Any]:
 
 
 def _text_model(side: int, file: str, data: str) -> dict[str, Any]:
-    return _fields(f"llamagen-t2i-xl-{side}", side, _TEXT_XL, 36) | {
+    return over_its_tokens(f"llamagen-t2i-xl-{side}", side, _TEXT_XL, 36) | {
         "num_classes": 0,
         "variant": f"t2i-XL-{side}",
         "repo": "peizesun/llamagen_t2i",

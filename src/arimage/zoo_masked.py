@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from arimage.zoo_llamagen import BY_FIXTURES, CELL, TOKENIZER
+from arimage.zoo_llamagen import BY_FIXTURES, CELL, over_its_tokens
 
 # README.md and exemple.py: w 2, temperature factors 1 to 1.2
 HALTON_SAMPLING: dict[str, Any] = {
@@ -32,23 +32,15 @@ _HALTON = (
 def _halton(
     size: str, depth: int, side: int, parameters: int, weight: float, fid: float
 ) -> dict[str, Any]:
-    return {
-        "name": f"halton-{size}-{side}",
+    return over_its_tokens(f"halton-{size}-{side}", side, parameters, depth) | {
         "order": "halton",
-        "image_size": side,
         "num_classes": 1000,
-        "scales": (side // CELL,),
-        "parameters": (parameters, TOKENIZER),
-        "depth": depth,
         "licence": "MIT",
         "data": "ImageNet-1k",
         "paper": "2503.17076",
-        "verified": BY_FIXTURES,
         "repo": "llvictorll/Halton-MaskGIT",
         "variant": f"{size}-{side}",
         "file": f"ImageNet_{side}_{size}.pth",
-        "tokenizer_repo": "FoundationVision/LlamaGen",
-        "tokenizer_file": "vq_ds16_c2i.pt",
         "sampling": {"guidance_scale": 1 + weight, "temperature_schedule": _EVALUATED},
         "published": {"fid": fid},
         "published_by": "valeoai/Halton-MaskGIT@f61b0a1 README.md",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from arimage.zoo_llamagen import BY_FIXTURES, CELL, RESIZED, TOKENIZER
+from arimage.zoo_llamagen import BY_FIXTURES, CELL, RESIZED, TOKENIZER, over_its_tokens
 
 PAR_SAMPLING: dict[str, Any] = {"guidance_scale": 1.5}
 # --cfg-scales 1.0,4.0 of documentation.md
@@ -24,23 +24,15 @@ _PAR = (
 
 
 def _par(size: str, depth: int, parameters: int, scale: float, fid: float) -> dict[str, Any]:
-    return {
-        "name": f"par-{size.lower()}-384",
+    return over_its_tokens(f"par-{size.lower()}-384", 384, parameters, depth) | {
         "order": "regions",
-        "image_size": 384,
         "num_classes": 1000,
-        "scales": (384 // CELL,),
-        "parameters": (parameters, TOKENIZER),
-        "depth": depth,
         "licence": "unknown",
         "data": "ImageNet-1k",
         "paper": "2412.15119",
-        "verified": BY_FIXTURES,
         "repo": "Epiphqny/PAR",
         "variant": f"PAR-{size}",
         "file": f"PAR-{size}.pt",
-        "tokenizer_repo": "FoundationVision/LlamaGen",
-        "tokenizer_file": "vq_ds16_c2i.pt",
         "sampling": {"guidance_scale": scale},
         "published": {"fid": fid},
         "published_by": "Epiphqny/PAR@d96acea README.md",

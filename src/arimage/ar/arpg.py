@@ -18,6 +18,7 @@ from arimage.ar.layers import (
     ResidualDropout,
     RMSNorm,
     SwiGLU,
+    at_places,
     attend,
     rotary_2d,
     rotate,
@@ -146,8 +147,8 @@ class ARPGModel(Backbone):
         """cos and sin at slots, (n,) or (r, n), with an axis for the heads; zero for NO_SLOT."""
         height, width = self.config.grid
         sizes = self.prefix_length, self.config.head_dim, ROTARY_BASE
-        table = rotary_2d((height, width), *sizes, places.device, self.trained_grid)[places + 1]
-        return table if places.ndim == 1 else table.unsqueeze(1)
+        table = rotary_2d((height, width), *sizes, places.device, self.trained_grid)
+        return at_places(table, places)
 
     def head(self, hidden: Float[Tensor, "r n width"]) -> Float[Tensor, "r n vocab"]:
         """A linear layer without bias."""

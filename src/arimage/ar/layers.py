@@ -186,6 +186,14 @@ def _rotary_2d(
     return torch.cat([table.new_zeros(prefix, *table.shape[1:]), table])
 
 
+def at_places(table: Float[Tensor, "n half 2"], places: Tensor) -> Float[Tensor, "*r m half 2"]:
+    """Rows of a table whose first is zero (a prefix of one) at slots, (m,) or (r, m) with an axis
+    for the heads; the first row for NO_SLOT, which is -1.
+    """
+    rows = table[places + 1]
+    return rows if places.ndim == 1 else rows.unsqueeze(1)
+
+
 def rotate(
     x: Float[Tensor, "r h m d"], table: Float[Tensor, "*r m half 2"]
 ) -> Float[Tensor, "_ h m d"]:

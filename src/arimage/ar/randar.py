@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from arimage.ar.base import Step
-from arimage.ar.layers import rotate
+from arimage.ar.layers import at_places, rotate
 from arimage.ar.llama import INIT_STD, LlamaConfig, LlamaModel
 from arimage.pretrained import strict
 from arimage.shapes import Float, Int
@@ -52,5 +52,4 @@ class RandARModel(LlamaModel):
 
     def rotary_at(self, places: Tensor) -> Float[Tensor, "*r m half 2"]:
         """cos and sin at slots, (m,) or (r, m), with an axis for the heads; zero for NO_SLOT."""
-        table = self.rotary_table(places.device)[places + 1]
-        return table if places.ndim == 1 else table.unsqueeze(1)
+        return at_places(self.rotary_table(places.device), places)
