@@ -140,7 +140,8 @@ def named_ranges() -> Iterator[None]:
 
     with (
         patch.object(Branch, "of", staticmethod(named(Branch.of, "transformer"))),
-        patch.object(Branch, "logits", named(Branch.logits, "transformer")),
+        patch.object(Branch, "hidden", named(Branch.hidden, "transformer")),
+        patch.object(Branch, "mixed", named(Branch.mixed, "transformer")),
         patch.object(ImageGenerator, "decode", named(ImageGenerator.decode, "decoder")),
     ):
         yield
