@@ -6,11 +6,15 @@ import itertools
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import make_model
+from tiny import EVERY_MODEL, make_condition, make_model, make_order
 
 from arimage.ar import linear as linear_module
 from arimage.ar.linear import Linear, linear, pack, suits_onednn, unpack
 from arimage.ar.registry import MODELS
+from arimage.sampling.guidance import Guidance
+from arimage.sampling.loop import Branch, generate
+from arimage.sampling.noise import PerImageNoise
+from arimage.sampling.samplers.categorical import Categorical
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 1), (3, 7), (2, 3, 130)], ids=str)
@@ -161,3 +165,15 @@ def test_layers_that_onednn_does_not_take_stay_as_they_are():
         layer = Linear(8, 8, device=device, dtype=dtype)
         layer.pack()
         assert layer.packed is None
+
+
+@pytest.mark.parametrize(("name", "order"), EVERY_MODEL)
+def test_sampling_leaves_all_weights_packed(name, order):
+    model = make_model(name, order)
+    bound = make_order(model)
+    with torch.no_grad():
+        branch = Branch.of(model, bound, make_condition(model, [0, 1]), Guidance(2.0))
+    layers = [layer for layer in model.modules() if isinstance(layer, Linear)]
+    once = [layer.packing for layer in layers]
+    *_, _ = generate([branch], bound, Categorical(), PerImageNoise([0, 1], "cpu"))
+    assert [layer.packing for layer in layers if layer.packed is not None] == once

@@ -6,6 +6,7 @@ Weights are *packed* into that order before sampling. A packed layer holds no se
 asks for its weights (training, saving, moving, copying, ``parameters()``) puts them back first.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ Gelu = Literal["none", "tanh"]  # what F.gelu calls the exact function and its a
 # Rows; with AVX-512 oneDNN reads packed weights for one or two a quarter to a third slower. With
 # AVX2 alone it reads them for two a fifth faster than for four (docs/performance.md).
 FULL_RATE = 4 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 1
+
+PACKINGS = itertools.count(1)
 
 
 def linear(
@@ -69,6 +72,7 @@ class Linear(nn.Linear):
     """
 
     packed: Tensor | None = None
+    packing: int = 0  # which of all packings made ``packed``
     quantized: bool = False
 
     def forward(
@@ -91,7 +95,7 @@ class Linear(nn.Linear):
             weight = self.weight
             packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
             weight.data = weight.new_full((), torch.nan).expand(weight.shape)
-            self.packed = packed
+            self.packed, self.packing = packed, next(PACKINGS)
 
     @torch.no_grad()
     def unpack(self) -> None:

@@ -145,6 +145,7 @@ class VARModel(Backbone):
     config_class = VARConfig
     config: VARConfig
     block_class: ClassVar[type[Block]] = Block
+    opens_constant: ClassVar[bool] = True
     table_rows: ClassVar[int] = 6  # of a block's adaLN table
     _no_split_modules: ClassVar[list[str]] = ["Block", "Modulation"]
 
@@ -222,7 +223,7 @@ class VARModel(Backbone):
         assert isinstance(context, VARContext)
         parts = [] if step.start else [context.prefix]
         if inputs is not None:
-            codes = inputs.to(self.code_embedding.weight.dtype)  # the tokenizer may have another
+            codes = inputs.to(context.prefix.dtype)  # the tokenizer may have another
             parts.append(self.code_embedding(codes))
         x = self.placed(torch.cat(parts, dim=1), context, step)  # (r, m, width)
         x = self.through(range(self.config.depth), x, context, step, cache)

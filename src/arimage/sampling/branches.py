@@ -37,8 +37,7 @@ def branches_of(
     Raises:
         ValueError: annealing without a class embedding, or with a refiner.
     """
-    condition = main.conditions.prepared(rows)
-    made = main.branches(order, condition, settings, allocate)
+    made = main.branches(order, rows, settings, allocate)
     annealing = settings.condition_annealing()
     if annealing is not None:
         if main.refiner is not None:
@@ -46,6 +45,7 @@ def branches_of(
                 "annealing changes the condition of one model and this generator hands over to "
                 "another; leave annealing out, or hand_over(None)"
             )
+        condition = main.conditions.prepared(rows)
         return [anneal(branch, condition, annealing, noise) for branch in made]
     if guide is None:
         return made

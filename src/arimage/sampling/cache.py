@@ -48,6 +48,37 @@ class StaticCache:
         return type(self)(self.keys[:, :count], self.values[:, :count])
 
 
+@dataclass(frozen=True)
+class Opening:
+    """What a first step leaves behind, made before: its hidden states, and the rows that it wrote.
+
+    hidden (r, n, width); keys and values (layers, r, heads, rows, head_dim), None where the order
+    keeps none.
+    """
+
+    hidden: Tensor
+    keys: Tensor | None = None
+    values: Tensor | None = None
+
+    @classmethod
+    def of(cls, hidden: Tensor, cache: StaticCache | None, rows: int) -> "Opening":
+        """Copies of the first ``rows`` rows of a cache, with the hidden states of their step."""
+        if cache is None:
+            return cls(hidden)
+        return cls(hidden, *(m[:, :, :, :rows].clone() for m in (cache.keys, cache.values)))
+
+    def fill(self, cache: StaticCache | None) -> None:
+        """Writes the rows as the step would have."""
+        if cache is not None and self.keys is not None and self.values is not None:
+            cache.keys[:, :, :, : self.keys.shape[3]] = self.keys
+            cache.values[:, :, :, : self.values.shape[3]] = self.values
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(t.nbytes for t in (self.hidden, self.keys, self.values) if t is not None)
+
+
 def write(memory: Float[Tensor, "r h n d"], step: Step, rows: Float[Tensor, "r h m d"]) -> None:
     """Puts ``rows`` where the step's positions are."""
     rows = rows.to(memory.dtype)

@@ -18,12 +18,14 @@ from torch.utils import _pytree as pytree
 
 from arimage.ar.base import Known, Noise, State, Step
 from arimage.ar.orders.base import Order
+from arimage.sampling.cache import Opening
 from arimage.sampling.capture import Buffers, Capture, CaptureError, Replay
 from arimage.sampling.groups import Group, groups_of
 from arimage.sampling.guidance import Guidance, scale_table
 from arimage.sampling.loop import Branch, advance
 from arimage.sampling.noise import PerImageNoise
 from arimage.sampling.samplers.base import Sampler
+from arimage.sampling.weights import Weights
 from arimage.shapes import Float, Int
 
 SESSIONS = 4  # batch sizes (and other kinds of call) whose captures are kept, the oldest go first
@@ -101,10 +103,14 @@ class Session:
         self.buffers["index"] = torch.zeros(1, dtype=torch.long, device=values["ids"].device)
         self.replays: dict[Any, Replay] = {}
         self.owner: object = None
+        self.known: tuple[bool, ...] = ()
 
-    def begin(self, owner: object, values: Buffers) -> None:
-        """Fills the buffers for a new call, which alone may make steps from now on."""
-        self.owner = owner
+    def begin(self, owner: object, values: Buffers, opening: Sequence[Opening | None]) -> None:
+        """Fills the buffers for a new call, which alone may make steps from now on.
+
+        ``opening``: the first step of each branch, where it was made before.
+        """
+        self.owner, self.known = owner, tuple(made is not None for made in opening)
         for name, value in values.items():
             pairs = zip(leaves(self.buffers[name]), leaves(value), strict=True)
             for buffer, given in pairs:
@@ -112,6 +118,9 @@ class Session:
         if self.moves:  # rows behind a step are read with weight 0, and 0 * NaN is NaN
             for memory in leaves(self.buffers["caches"]):
                 memory.zero_()
+        for i, made in enumerate(opening):
+            if made is not None:
+                made.fill(self._cache(self.buffers, i))
 
     @torch.no_grad()
     def step(self, owner: object, index: int, guided: tuple[bool, ...]) -> dict[str, Tensor]:
@@ -127,7 +136,7 @@ class Session:
             )
         group = next(group for group in self.groups if index in group)
         self.buffers["index"].fill_(index)
-        key = (group.first, guided)
+        key = (group.first, guided, self.known if group.first == 0 else ())
         if key not in self.replays:
             self.replays[key] = self._captured(group, guided)
         self.replays[key](self.buffers)
@@ -165,16 +174,20 @@ class Session:
         for name in CHOSEN:
             buffers[name].copy_(getattr(after, name))
 
-    def _branch(self, buffers: Buffers, step: Step, i: int, guided: bool) -> Branch:
+    def _cache(self, buffers: Buffers, i: int) -> Any:
         cache = buffers["caches"][i]
+        return cache and self.cache_types[i](**cache)
+
+    def _branch(self, buffers: Buffers, step: Step, i: int, guided: bool) -> Branch:
         found = (part.index_select(0, buffers["index"]) for part in buffers["scales"][i])
         scales = (s.squeeze(0) for s in found)
         values = tuple(s[: step.predicts, None] if s.ndim else s for s in scales)
         context = self.context_types[i](**buffers["contexts"][i])
-        cache = cache and self.cache_types[i](**cache)
-        dial, weight = Dial(values=values, guided=guided), buffers["weights"][i]
+        parts = self.models[i], context, self._cache(buffers, i), Dial(values=values, guided=guided)
         first, last = self.spans[i]
-        return Branch(self.models[i], context, cache, dial, first=first, last=last, weight=weight)
+        opening = Opening(buffers["opening"][i]) if self.known[i] else None
+        more = {"first": first, "last": last, "weight": buffers["weights"][i], "opening": opening}
+        return Branch(*parts, **more)
 
     def draws(self, index: int) -> int:
         """Numbers per image of step ``index``."""
@@ -204,7 +217,7 @@ class Captures:
         self.sessions: OrderedDict[Any, Session] = OrderedDict()
         self.decoders: OrderedDict[Any, Decoding] = OrderedDict()
         self.orders: dict[Any, Order] = {}
-        self.weights: Any = None
+        self.weights = Weights()
 
     def run(self) -> "Run":
         """What makes the steps of one call."""
@@ -239,12 +252,8 @@ class Captures:
 
     def check(self, *models: nn.Module) -> None:
         """Drops everything captured over weights that are no longer there or were changed."""
-        weights = {id(model): addresses(model) for model in models}
-        if self.weights is None:
-            self.weights = {}
-        if any(self.weights.get(name, found) != found for name, found in weights.items()):
+        if self.weights.changed(*models):
             self.free()
-        self.weights |= weights
 
     @property
     def size(self) -> int:
@@ -258,7 +267,6 @@ class Captures:
         self.sessions.clear()
         self.decoders.clear()
         self.orders.clear()
-        self.weights = {}
 
 
 class Run:
@@ -282,7 +290,7 @@ class Run:
             with torch.no_grad():
                 values = values_of(branches, order, sampler, noise, state)
                 self.session = self.captures.session(branches, order, sampler, values)
-                self.session.begin(self, values)
+                self.session.begin(self, values, [branch.opening for branch in branches])
         index = int(step.index)
         guided = tuple(b.guidance.guides(index, step.num_steps) for b in branches)
         chosen = self.session.step(self, index, guided)
@@ -327,8 +335,19 @@ def values_of(
         "numbers": noise.uniform(total),
         "scales": scales,
         "weights": [w if w is None else w.to(device) for w in weights],
+        "opening": [first_hidden(branch, order) for branch in branches],
         "contexts": [fields_of(b.model.settled(b.context)) for b in branches],
     }
+
+
+def first_hidden(branch: Branch, order: Order) -> Tensor | None:
+    """Hidden states of the first step, or room for them; None where they are never known."""
+    if not branch.model.opens_constant:
+        return None
+    if branch.opening is not None:
+        return branch.opening.hidden
+    prefix = branch.context.prefix
+    return prefix.new_zeros(len(prefix), order.step(0).predicts, prefix.shape[-1])
 
 
 def scales_of(guidance: Guidance, steps: int, parts: int) -> Tensor:
@@ -359,21 +378,6 @@ def shapes(tree: Buffers) -> tuple[Any, ...]:
     """Shapes and dtypes of a tree; None where there is nothing."""
     found = pytree.tree_leaves(tree)
     return tuple(None if x is None else (*x.shape, x.dtype, x.device) for x in found)
-
-
-def addresses(model: nn.Module) -> list[tuple[int, ...]]:
-    """Where the weights are and how often each was changed in place."""
-    found = []
-    for module in model.modules():
-        tensors = (*module._parameters.values(), *module._buffers.values())
-        packed = getattr(module, "packed", None)
-        found += [(id(packed), *place(t)) for t in tensors if t is not None]
-    return found
-
-
-def place(tensor: Tensor) -> tuple[int, int]:
-    """Address and version; tensors of inference mode have none, nor do they change."""
-    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
 def kept(table: OrderedDict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:

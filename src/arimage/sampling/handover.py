@@ -6,6 +6,7 @@ second model reads all earlier maps in one pass when it comes in, here each when
 is the same (``rng="reference"`` does not repeat its draws: it draws earlier maps twice).
 """
 
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from arimage.ar.base import Backbone
 from arimage.ar.orders.base import Order
 from arimage.sampling.loop import Branch
+from arimage.sampling.openings import Openings
 from arimage.sampling.settings import Settings
 
 G = TypeVar("G", bound="HandsOver")
@@ -24,8 +26,14 @@ class HandsOver:
 
     transformer: Backbone
     tokenizer: Any
+    conditions: Any
     refiner: Any = None
     handover: int = 0
+
+    @cached_property
+    def openings(self) -> Openings:
+        """First steps that come again."""
+        return Openings()
 
     def hand_over(self: G, refiner: G | None, step: int = 0) -> G:
         """From ``step`` on (the first is 0) the refiner's transformer makes the tokens.
@@ -54,10 +62,8 @@ class HandsOver:
         """The own one and the refiner's."""
         return [self.transformer, *([] if self.refiner is None else [self.refiner.transformer])]
 
-    def branches(
-        self, order: Order, condition: Any, settings: Settings, allocate: bool
-    ) -> list[Branch]:
-        """What ``loop.generate`` runs for a batch of conditions.
+    def branches(self, order: Order, rows: Any, settings: Settings, allocate: bool) -> list[Branch]:
+        """What ``loop.generate`` runs for a batch of rows, labels or text.
 
         Raises:
             ValueError: a step to hand over at that ``settings.num_steps`` does not have.
@@ -66,11 +72,14 @@ class HandsOver:
         if self.refiner is not None:
             check_step(self.handover, order.num_steps)
             spans = [(0, self.handover), (self.handover, None)]
-        guidance, kept_as, made = settings.guidance(), settings.cache_dtype, []
+        condition, made = self.conditions.prepared(rows), []
+        how = condition, settings.guidance(), settings.cache_dtype, allocate
+        labels = None if settings.annealing is not None or self.transformer.takes_text else rows
         for model, (first, last) in zip(self.transformers, spans, strict=True):
             if first < (order.num_steps if last is None else last):
-                parts = model, order, condition, guidance, kept_as, allocate
-                made.append(Branch.of(*parts, first=first, last=last))
+                made.append(
+                    self.openings.branch(labels, model, order, *how, first=first, last=last)
+                )
         return made
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from arimage.ar.base import Backbone, Cache, Context, Draw, Known, Noise, State, Step
 from arimage.ar.orders.base import Order
 from arimage.ar.parts import join_ids
-from arimage.sampling.cache import cache_dtype, check_cache_dtype, make_cache
+from arimage.sampling.cache import Opening, cache_dtype, check_cache_dtype, make_cache
 from arimage.sampling.groups import BUCKET
 from arimage.sampling.guidance import Guidance
 from arimage.sampling.noise import PerImageNoise
@@ -35,6 +35,7 @@ class Branch:
         first, last: its logits count from step ``first`` on, to the one before ``last`` (None: to
             the end). Before, it is run for what it remembers; after, not at all.
         weight: of its guided logits in the sum over branches, a number or (); None is 1.
+        opening: its first step, where that was made before (openings.py).
     """
 
     model: Backbone
@@ -45,6 +46,7 @@ class Branch:
     first: int = 0
     last: int | None = None
     weight: Any = None
+    opening: Opening | None = None
 
     @classmethod
     def of(
@@ -58,21 +60,27 @@ class Branch:
         *,
         first: int = 0,
         last: int | None = None,
+        made: tuple[Context, Opening] | None = None,
     ) -> "Branch":
         """Prepares the context and allocates the cache for a batch of conditions.
 
-        ``kept_as``: ``Settings.cache_dtype``. ValueError for "fp8" where nothing is kept.
+        ``kept_as``: ``Settings.cache_dtype``. ``made``: the context and the first step, where they
+        are known. ValueError for "fp8" where nothing is kept.
         """
         check_cache_dtype(kept_as, order)
         model.pack()
-        steps = [order.step(i) for i in range(order.num_steps)]
-        remembers = order.cached or model.new_cache(1, torch.device("meta")) is not None
-        guidance = guidance.bound(steps, order.num_slots, remembers)
-        if guidance.last_active(order.num_steps) >= 0:
-            condition = model.with_null(condition)
-        context = model.prepare(condition)
-        branch = cls(model, context, None, guidance, kept_as, first, last)
-        return dataclasses.replace(branch, cache=branch.new_cache(order)) if allocate else branch
+        guidance = bound(guidance, model, order)
+        context, opening = made or (None, None)
+        if context is None:
+            guided = guidance.last_active(order.num_steps) >= 0
+            context = model.prepare(model.with_null(condition) if guided else condition)
+        branch = cls(model, context, None, guidance, kept_as, first, last, opening=opening)
+        if not allocate:
+            return branch
+        cache = branch.new_cache(order)
+        if opening is not None:
+            opening.fill(cache)
+        return dataclasses.replace(branch, cache=cache)
 
     def new_cache(self, order: Order) -> Cache | None:
         """Memory for all rows, or None where neither the model nor the order keeps any."""
@@ -97,6 +105,8 @@ class Branch:
 
     def hidden(self, inputs: Tensor | None, step: Step, batch: int) -> Float[Tensor, "r n width"]:
         """Hidden states of one step; the null rows last, while guidance needs them."""
+        if self.opening is not None and not step.moves and step.index == 0:
+            return self.opening.hidden
         guided = self.guidance.guides(step.index, step.num_steps)
         context, cache = self.context, self.cache
         if not guided and len(context.prefix) > batch:
@@ -132,6 +142,13 @@ class Branch:
             return
         for _ in range(1 + self.guidance.doubles(int(step.index), step.num_steps)):
             noise.skip(self.model.pass_draws)
+
+
+def bound(guidance: Guidance, model: Backbone, order: Order) -> Guidance:
+    """The same for the steps of an order, and for what a model remembers of them."""
+    steps = [order.step(i) for i in range(order.num_steps)]
+    remembers = order.cached or model.new_cache(1, torch.device("meta")) is not None
+    return guidance.bound(steps, order.num_slots, remembers)
 
 
 def times(x: Tensor, s: float | Tensor) -> Tensor:

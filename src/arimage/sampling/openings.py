@@ -1,0 +1,100 @@
+"""VAR's first token map, kept by class: one of ten passes over the weights that need not be made.
+
+A next-scale model embeds the class alone in its first step, so the adaLN tables, the hidden states
+and the keys and values of that step follow from the labels of the batch. When the same labels come
+a second time, they are kept, and from then on the first step is the head and a draw. They are what
+the plain step made of the same rows together, so not a bit of an image changes.
+"""
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from arimage.ar.base import Backbone, Context
+from arimage.ar.orders.base import Order
+from arimage.sampling.cache import Opening, StaticCache
+from arimage.sampling.guidance import Guidance
+from arimage.sampling.loop import Branch, bound
+from arimage.sampling.weights import Weights
+
+BYTES = 2**28  # of all that is kept; VAR-d30 in bfloat16 has 1.9 MB an image, with guidance
+ASKED = 1024  # batches whose labels came once; as many are remembered
+
+
+class Openings:
+    """First steps by the labels of a batch; those used longest ago make room."""
+
+    def __init__(self) -> None:
+        self.kept: OrderedDict[Any, tuple[Context, Opening]] = OrderedDict()
+        self.asked: OrderedDict[Any, bool] = OrderedDict()  # and whether a second time matters
+        self.weights = Weights()
+
+    def branch(
+        self,
+        labels: Sequence[int] | None,
+        model: Backbone,
+        order: Order,
+        condition: Any,
+        guidance: Guidance,
+        kept_as: str | None,
+        allocate: bool,
+        *,
+        first: int = 0,
+        last: int | None = None,
+    ) -> Branch:
+        """``Branch.of``, opening where the labels came before; ``labels`` None: never."""
+        make = partial(Branch.of, model, order, condition, guidance, kept_as)
+        span = {"first": first, "last": last}
+        if labels is None or not model.opens_constant:
+            return make(allocate, **span)
+        model.pack()
+        if self.weights.changed(model):
+            self.free()
+        guided = bound(guidance, model, order).last_active(order.num_steps) >= 0
+        sizes = type(order), order.num_steps, order.length
+        key = (id(model), *sizes, kept_as, guided, *labels)
+        if key in self.kept:
+            self.kept.move_to_end(key)
+        elif key not in self.asked:
+            self.asked[key] = True
+            if len(self.asked) > ASKED:
+                self.asked.popitem(last=False)
+        elif self.asked[key]:
+            self._keep(key, begin(make(), order))
+        return make(allocate, **span, made=self.kept.get(key))
+
+    def _keep(self, key: Any, made: tuple[Context, Opening]) -> None:
+        self.kept[key] = made
+        while self.size > BYTES:
+            left, _ = self.kept.popitem(last=False)
+            self.asked[key] = left != key  # alone it is too large: not tried again
+
+    @property
+    def size(self) -> int:
+        """Bytes of all that is kept."""
+        return sum(size_of(context) + opening.size for context, opening in self.kept.values())
+
+    def free(self) -> None:
+        """Forgets everything."""
+        self.kept.clear()
+        self.asked.clear()
+
+
+def begin(branch: Branch, order: Order) -> tuple[Context, Opening]:
+    """The context of a branch, and its first step."""
+    step = order.step(0)
+    rows = len(branch.context.prefix)
+    hidden = branch.model(None, branch.context, step, branch.cache)
+    assert branch.cache is None or isinstance(branch.cache, StaticCache)
+    assert len(hidden) == rows
+    return branch.context, Opening.of(hidden, branch.cache, step.stop)
+
+
+def size_of(context: Context) -> int:
+    """Bytes of a context."""
+    fields = (getattr(context, field.name) for field in dataclasses.fields(context))
+    return sum(field.nbytes for field in fields if isinstance(field, torch.Tensor))
