@@ -19,6 +19,12 @@ SCALED_VOCAB, CODE_DIM, HANDOVER, SMALL_DEPTH = 4096, 32, 8, 2
 Call = Callable[[], object]
 
 
+def leave_out(*modules: str) -> None:
+    """Stands in for what a repository imports and does not call here."""
+    for name in modules:
+        sys.modules.setdefault(name, MagicMock())
+
+
 def par_peer(path: str, labels: torch.Tensor) -> Call:
     """Epiphqny/PAR@d96acea: ``generate`` over its own model."""
     sys.path.insert(0, path)
@@ -174,6 +180,7 @@ def halton_peer(path: str, labels: torch.Tensor) -> Call:
 def maskbit_peer(path: str, labels: torch.Tensor) -> Call:
     """markweberdev/maskbit@5ea3d73: ``sample`` over its own model, nothing decoded."""
     sys.path.insert(0, path)
+    leave_out("modeling.modules.perceptual_loss", "modeling.modules.lpips", "torchvision")
     from modeling.bert import LFQBert
     from modeling.modules.sampling import sample
 
@@ -205,9 +212,7 @@ def flexvar_peer(path: str, labels: torch.Tensor) -> Call:
 def hmar_peer(path: str, labels: torch.Tensor) -> Call:
     """NVlabs/HMAR@595a9df: ``generate``, the images left undecoded."""
     sys.path.insert(0, path)
-    absent = "triton triton.language wandb pytz torchvision tap block_sparse_attn_triton"
-    for name in absent.split():  # imported there, and not called on a CPU
-        sys.modules.setdefault(name, MagicMock())
+    leave_out("attn.block_sparse_attn_interface", "wandb", "pytz", "torchvision", "tap")
     from models.hmar import HMAR
     from models.quant import VectorQuantizer2
 
@@ -228,6 +233,7 @@ def hmar_peer(path: str, labels: torch.Tensor) -> Call:
 def titok_peer(path: str, labels: torch.Tensor) -> Call:
     """bytedance/1d-tokenizer@942a96f: ``generate`` of its own BERT."""
     sys.path.insert(0, path)
+    leave_out("modeling.modules.perceptual_loss", "modeling.modules.lpips", "torchvision")
     from modeling.maskgit import ImageBert
 
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS}

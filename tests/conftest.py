@@ -5,6 +5,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import jaxtyping
 import pytest
 import torch
 
@@ -24,6 +25,14 @@ def pytest_collection_modifyitems(items):
 def seeded():
     """Every test starts from the same global random state, whichever ran before."""
     torch.manual_seed(20260)
+
+
+@pytest.fixture(autouse=True)
+def types(request):
+    """Shapes and types are checked at every call, but in files marked ``untyped``: there whole runs
+    are repeated, of which the checks took two thirds, and tests of each part run with them.
+    """
+    jaxtyping.config.update("jaxtyping_disable", bool(request.node.get_closest_marker("untyped")))
 
 
 @pytest.fixture(autouse=True, scope="session")

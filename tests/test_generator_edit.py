@@ -10,6 +10,8 @@ from arimage.ar.base import Known
 from arimage.images import from_pixels, square, to_pixels
 from arimage.sampling.editing import kept_slots
 
+pytestmark = pytest.mark.untyped
+
 # Tokens on a line have no place: test_line_of_tokens.py.
 PLACED = [case for case in MODEL_CASES if TINY_MODELS[case[0]].tokenizer != "titok"]
 LABELS, SEEDS = [2, 0, 3], [11, 5, 900]  # 3 is "no class"

@@ -14,6 +14,8 @@ from arimage.sampling.guidance import PowerCosine, Schedule
 from arimage.tokenizers.base import ImageTokenizer
 from arimage.zoo import PRESETS, Preset
 
+pytestmark = pytest.mark.untyped
+
 
 @pytest.mark.parametrize(("name", "order"), MODEL_CASES)
 def test_a_saved_generator_makes_the_same_images(name, order, tmp_path):

@@ -7,6 +7,8 @@ from tiny import MODEL_CASES, make_generator, sentence
 
 from arimage.sampling.noise import PerImageNoise
 
+pytestmark = pytest.mark.untyped
+
 
 @pytest.fixture(scope="module")
 def generators():

@@ -10,6 +10,8 @@ from arimage.images import from_pixels, to_pixels
 from arimage.sampling.noise import PerImageNoise
 from arimage.sampling.windows import steers
 
+pytestmark = pytest.mark.untyped
+
 PAIRS = pytest.mark.parametrize(("name", "order"), MODEL_CASES)
 LEFT = np.arange(16)[None].repeat(16, axis=0) >= 8  # the right half is drawn anew
 SIDES = ("left", "top")

@@ -45,6 +45,7 @@ MASKED = [
 ]
 CLASS_MODELS = [case for case in SIZED_MODEL_CASES if not MODELS[case[0]].takes_text]
 ATTENTIONS = ("blocks", "flex")
+EXACT = 1e-10  # float64
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}  # float32, sums in another order
 
 
@@ -117,10 +118,11 @@ def test_one_entry_more_or_less_is_another_block_mask(entry):
 @pytest.mark.parametrize(("name", "grids"), MASKED)
 def test_outputs_and_gradients_are_those_of_the_dense_mask(unchecked, name, grids, attention):
     order, scale = bind(name, grids, 2), 1.0 if name == "next_scale" else None
-    given, outer = inputs(order.length, 12)
+    given, outer = inputs(order.length, 12, dtype=torch.float64)
     attend = flex if attention == "flex" else attend_blocks
     found = results(attend, order.block_mask, given, outer, scale)
-    assert all_close(found, results(dense, order.full_step().mask, given, outer, scale))
+    expected = results(dense, order.full_step().mask, given, outer, scale)
+    assert max(float((x - y).abs().max()) for x, y in zip(found, expected, strict=True)) < EXACT
 
 
 @quiet

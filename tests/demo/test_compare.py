@@ -14,6 +14,8 @@ from arimage.demo.compare_figure import looks, table
 from arimage.demo.digits import Split, load_digits
 from arimage.images import read_image
 
+pytestmark = pytest.mark.untyped
+
 FLOPS = 2e9  # two or three steps
 ONLY = ("var", "llama/masked", "llama_text")
 

@@ -16,6 +16,8 @@ from arimage.images import from_pixels, to_pixels
 from arimage.sampling.settings import Settings
 from arimage.zoo import packaged
 
+pytestmark = pytest.mark.untyped
+
 
 def test_the_split_is_fixed_stratified_and_disjoint():
     train, held_out = load_digits()

@@ -16,6 +16,8 @@ from arimage.sampling.planner import image_bytes
 from arimage.sampling.samplers.categorical import Categorical
 from arimage.sampling.settings import Settings
 
+pytestmark = pytest.mark.untyped
+
 CACHED = [case for case in MODEL_CASES if ORDERS[case[1]].cached]
 
 

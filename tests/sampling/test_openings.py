@@ -13,6 +13,8 @@ from arimage.sampling import openings as openings_module
 from arimage.sampling.capture import Trace
 from arimage.sampling.compiled import Captures
 
+pytestmark = pytest.mark.untyped
+
 CASES = [case for case in EVERY_MODEL if MODELS[case[0]].opens_constant]
 LABELS = [2, 0, 1]
 

@@ -12,6 +12,8 @@ from arimage.training.recipes import find_recipe
 from arimage.training.tokens import make_tokens
 from arimage.zoo import packaged
 
+pytestmark = pytest.mark.untyped
+
 
 def swapped(digits=(7, 0), names=("zero", "seven")):
     """Train digits of two classes, each under the name of the other."""

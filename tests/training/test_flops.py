@@ -18,6 +18,8 @@ from arimage.training import flops
 from arimage.training.generator_build import build_transformer
 from arimage.training.run_folder import RunFolder
 
+pytestmark = pytest.mark.untyped
+
 VAR_SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 COUNTED = [
     (name, order)

@@ -22,6 +22,8 @@ from arimage.training.loop import Loop
 from arimage.training.lora import add_adapters, has_adapters, merged
 from arimage.training.run_folder import LOSSES, read_lines
 
+pytestmark = pytest.mark.untyped
+
 NOTHING = {"learning_rate": 1e-30, "weight_decay": 0.0}
 LORA = {"rank": 2, "alpha": 8.0, "targets": ["qkv", "project"]}
 

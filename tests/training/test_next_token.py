@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.untyped
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "next_token_training.py"
 CHANCE = 4.852  # nats per token: log 128
 

@@ -10,6 +10,8 @@ from arimage.tokenizers.registry import TOKENIZERS
 from arimage.training.common import Recipe
 from arimage.training.tokenizer_trainer import decode_all, encode_all, train_tokenizer
 
+pytestmark = pytest.mark.untyped
+
 SIZE, CODES = 8, 64
 FIELDS = {
     "image_size": SIZE,

@@ -19,6 +19,8 @@ from arimage.training.tokenizer_trainer import encode_all, train_tokenizer
 from arimage.training.tokens import make_tokens
 from arimage.training.transformer_recipe import TransformerRecipe
 
+pytestmark = pytest.mark.untyped
+
 
 def train(order, seed, tokenizer_steps, transformer_steps):
     steps = {"tokenizer_steps": tokenizer_steps, "transformer_steps": transformer_steps}
