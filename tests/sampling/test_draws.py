@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 from tiny import TINY_SAMPLERS, entry, sentence, softmax64
 
 from arimage.ar.base import Step
-from arimage.sampling.noise import PerImageNoise
+from arimage.sampling.noise import PerImageNoise, ReferenceNoise
 from arimage.sampling.registry import SAMPLERS
 from arimage.sampling.samplers.categorical import Categorical, truncate
 
@@ -231,3 +231,20 @@ def test_sorting_k_logits_is_as_good_as_sorting_all(k, p):
     assert torch.equal(truncate(logits, k, p).isfinite(), masked >= least)
     if p < 0.95:
         assert not torch.equal(truncate(logits, k, p).isfinite(), masked.isfinite()) or k == 1
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_logits_with_falling_noise_are_a_softmax(index):
+    """The largest of logits + h * Gumbel, with one number per token, for h = 3 and 1.5."""
+    sampler, count = SAMPLERS["annealed"](temperature=0.5, choice_temperature=4.5), DRAWS
+    step = replace(any_step(count), index=index, num_steps=3)
+    logits, heat = LOGITS.expand(1, count, -1), 4.5 * (1 - (index + 1) / 3)
+    noise = PerImageNoise([7], "cpu")
+    drawn = sampler(logits, step, noise)
+    assert sampler.draws(step, len(LOGITS)) == count
+    expected = softmax64(LOGITS, temperature=0.5 * heat)
+    assert follows(drawn.ids[0].numpy(), expected)
+    assert torch.equal(drawn.log_probs[0], LOGITS[drawn.ids[0]] / 0.5)
+    published = ReferenceNoise([7], "cpu").argmax(logits / 0.5, heat)
+    assert follows(published[0].numpy(), expected)
+    assert not follows(drawn.ids[0].numpy(), softmax64(LOGITS, temperature=heat))

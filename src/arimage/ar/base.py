@@ -168,9 +168,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Teacher forcing: the model's inputs, targets (b, n), which targets count (b, n), and the one
-    uncached step that they belong to.
-    """
+    """Teacher forcing: inputs, targets (b, n), which of them count (b, n), the one uncached step."""
 
     inputs: Tensor
     targets: Tensor
@@ -194,13 +192,14 @@ class Noise(Protocol):
     ) -> Int[Tensor, "b n"]:
         """One exact draw from each row of probabilities, of which the ``kept`` largest are left."""
 
+    def argmax(self, logits: Float[Tensor, "b n v"], heat: float) -> Int[Tensor, "b n"]:
+        """The largest of logits + heat * Gumbel noise in each row."""
+
     def gumbel(self, count: int, inverse: bool = False) -> Float[Tensor, "b n"]:
         """``count`` standard Gumbel numbers per image; ``inverse``: as published masked models."""
 
     def permutations(self, count: int, shared: bool = False) -> Int[Tensor, "b n"]:
-        """A random permutation of 0..count-1 for each image; ``shared``: where images share a
-        stream, one for all.
-        """
+        """A random permutation of 0..count-1 for each image; ``shared``: one where streams are."""
 
     def integers(self, count: int) -> Int[Tensor, " b"]:
         """One of 0..count-1 for each image."""

@@ -112,6 +112,14 @@ class PerImageNoise:
         last = (cumulative < total).sum(-1)  # the last id with a probability above zero
         return torch.minimum(ids, last)
 
+    def argmax(self, logits: Float[Tensor, "b n v"], heat: float) -> Int[Tensor, "b n"]:
+        """The largest of logits + heat * Gumbel noise: a draw from softmax(logits / heat), which
+        takes one number per token instead of one per logit; none without heat.
+        """
+        if heat == 0:
+            return logits.argmax(-1)
+        return self.choose((logits / heat).softmax(-1))
+
 
 class ReferenceNoise:
     """One torch generator for the whole batch, drawn from in the order of the published code.
@@ -212,6 +220,11 @@ class ReferenceNoise:
             drawn = [self._exponential(p.shape) for p in probabilities.unbind(1)]
             return (probabilities / torch.stack(drawn, dim=1)).argmax(-1)
         return (probabilities / self._exponential(probabilities.shape)).argmax(-1)
+
+    def argmax(self, logits: Float[Tensor, "b n v"], heat: float) -> Int[Tensor, "b n"]:
+        """The largest of logits + heat * Gumbel noise, the numbers drawn whatever ``heat`` is."""
+        drawn = self.gumbel(logits[0].numel(), inverse=True).reshape(logits.shape)
+        return (logits + heat * drawn.to(logits)).argmax(-1)
 
     def _chosen_among(
         self, probabilities: Float[Tensor, "b n v"], places: Tensor, total: int, kept: int | None

@@ -45,13 +45,15 @@ class Annealed(Sampler):
         """As the class says."""
         plain = Categorical(self.temperature, temperature_schedule=self.temperature_schedule)
         logits = logits / plain.at(step)
-        given = self.choice_temperature
-        choice = CHOICE_TEMPERATURE if given is None else given
-        heat = choice * (1 - (step.index + 1) / step.num_steps)
-        gumbel = noise.gumbel(logits[0].numel(), inverse=True).reshape(logits.shape)
-        ids = (logits + heat * gumbel.to(logits)).argmax(-1)
+        ids = noise.argmax(logits, self.heat(step))
         return Draw(ids, logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1))
 
+    def heat(self, step: Step) -> float:
+        """h at a step; 0 at the last."""
+        given = self.choice_temperature
+        choice = CHOICE_TEMPERATURE if given is None else given
+        return float(choice * (1 - (step.index + 1) / step.num_steps))
+
     def draws(self, step: Step, vocab_size: int) -> int:
-        """One for each code of each token."""
-        return step.predicts * vocab_size
+        """One per token, but at the last step."""
+        return step.predicts if self.heat(step) else 0
