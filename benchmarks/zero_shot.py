@@ -8,13 +8,14 @@
   accuracy is the share whose digit, by the packaged classifier, is still the original's. An order
   that sees all that is kept has much the same for both halves.
 - The sheet has two rows for each model: six in-paintings as before, after; then canvases of 64 x 32
-  that continue three digits to the left and right, with the digit's class. An empty place is a
-  refusal.
+  that continue six digits to the left and right, with the digit's class. Where a model refuses
+  that, there is one row.
 
 The last line is one JSON object.
 """
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 
@@ -24,7 +25,6 @@ import torch
 from arimage import ImageGenerator
 from arimage.demo.digits import load_digits
 from arimage.eval.runner import evaluate
-from arimage.images import write_png
 
 ASKED = {"features": "digits", "reference": "digits", "metrics": ("fid", "accuracy")}
 UPPER = np.arange(32)[:, None].repeat(32, axis=1) < 16
@@ -42,19 +42,38 @@ def in_painting(generator, digits, labels):
 
 
 def rows(generator, digits, labels):
-    """Two rows of 384 x 32 pixels."""
+    """One or two rows of 384 x 32 pixels, one above the other."""
     shown = digits[:6]
     after = generator.edit(shown, UPPER, labels[:6], seeds=0, output_type="pixels").images
     pairs = np.stack([shown, after], axis=1).reshape(12, 32, 32, 3)
-    first, second = np.concatenate(pairs, axis=1), np.full((32, 384, 3), PAPER, np.uint8)
+    first = np.concatenate(pairs, axis=1)
     try:
         options = {"left": 16, "right": 16, "seeds": 0, "output_type": "pixels"}
         wide = generator.outpaint(digits[:6], labels[:6], **options).images
-        second = np.concatenate(wide, axis=1)
     except ValueError as error:
         print(error)
-    gap = np.full((4, 384, 3), PAPER, np.uint8)
-    return [first, gap[:2], second, gap]
+        return first
+    gap = np.full((3, 384, 3), PAPER, np.uint8)
+    return np.concatenate([first, gap, np.concatenate(wide, axis=1)])
+
+
+def draw(sheet, path):
+    """Two columns of models under their names."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    lines = -(-len(sheet) // 2)
+    figure, panels = pyplot.subplots(lines, 2, figsize=(13, 1.35 * lines), squeeze=False)
+    for panel, name in itertools.zip_longest(panels.T.flat, sheet):
+        panel.axis("off")
+        if name is not None:
+            panel.imshow(sheet[name], interpolation="nearest")
+            panel.set_title(name, fontsize=9, loc="left", pad=2)
+    figure.tight_layout(pad=0.4)
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)
 
 
 def main():
@@ -67,15 +86,15 @@ def main():
     torch.set_num_threads(1)
     held_out = load_digits()[1]
     digits, labels = held_out.pixels[: options.count], held_out.labels[: options.count]
-    record, sheet = {}, []
+    record, sheet = {}, {}
     for folder in sorted(options.models.iterdir()):
         generator = ImageGenerator.from_pretrained(folder, dtype=torch.float32)
         generator.settings = generator.settings.updated({"guidance_scale": 1.5})
         record[folder.name] = in_painting(generator, digits, labels)
         print(folder.name, record[folder.name], flush=True)
-        sheet += rows(generator, digits, labels.tolist())
+        sheet[folder.name.replace("-", "/")] = rows(generator, digits, labels.tolist())
     if options.sheet:
-        write_png(options.sheet, np.concatenate(sheet).repeat(2, axis=0).repeat(2, axis=1))
+        draw(sheet, options.sheet)
     print(json.dumps(record))
 
 

@@ -168,7 +168,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Teacher forcing: inputs, targets (b, n), which of them count (b, n), the one uncached step."""
+    """Teacher forcing: inputs, targets (b, n), which count (b, n), and the one uncached step."""
 
     inputs: Tensor
     targets: Tensor

@@ -46,7 +46,11 @@ class Openings:
         first: int = 0,
         last: int | None = None,
     ) -> Branch:
-        """``Branch.of``, opening where the labels came before; ``labels`` None: never."""
+        """``Branch.of``, its first step made where the labels came before.
+
+        ``labels``: of the batch; None where they do not say all (text, annealed classes). The rest
+        as ``Branch.of`` takes it.
+        """
         make = partial(Branch.of, model, order, condition, guidance, kept_as)
         span = {"first": first, "last": last}
         if labels is None or not model.opens_constant:
@@ -55,7 +59,7 @@ class Openings:
         if self.weights.changed(model):
             self.free()
         guided = bound(guidance, model, order).last_active(order.num_steps) >= 0
-        sizes = type(order), order.num_steps, order.length
+        sizes = type(order), order.num_steps, order.length, model.slots.grids
         key = (id(model), *sizes, kept_as, guided, *labels)
         if key in self.kept:
             self.kept.move_to_end(key)
@@ -87,10 +91,8 @@ class Openings:
 def begin(branch: Branch, order: Order) -> tuple[Context, Opening]:
     """The context of a branch, and its first step."""
     step = order.step(0)
-    rows = len(branch.context.prefix)
     hidden = branch.model(None, branch.context, step, branch.cache)
     assert branch.cache is None or isinstance(branch.cache, StaticCache)
-    assert len(hidden) == rows
     return branch.context, Opening.of(hidden, branch.cache, step.stop)
 
 
