@@ -32,6 +32,9 @@ TRAIN, CHECK = "train", "check"
 COPIES = 8
 WIDTH, HEADS, BATCH_SIZE = 64, 4, 32
 METRICS = ("fid", "accuracy")
+# What a family cannot have as the others do: the digits' ids are of 7 bits, which no two parts can
+# share alike; a U-ViT has two halves around a block.
+OWN: dict[str, dict[str, Any]] = {"maskbit": {"splits": 1}, "titok_uvit": {"depth": 5}}
 
 
 def digit_tokenizers() -> dict[str, ImageTokenizer]:
@@ -73,7 +76,7 @@ def digits_recipe(
 ) -> GeneratorRecipe:
     """The same for every family, but for RAR's random orders, which end as the model is used."""
     model: dict[str, Any] = {"family": family, "order": order, "depth": depth}
-    model |= {"width": width, "num_heads": HEADS}
+    model |= {"width": width, "num_heads": HEADS, **OWN.get(family, {})}
     if "mlp_hidden" in MODELS[family].config_class.own_fields():
         model["mlp_hidden"] = 8 * width // 3 // 8 * 8 if family in GATED else 4 * width
     raster = family == "rar" and order == "raster"
