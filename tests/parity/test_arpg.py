@@ -64,6 +64,11 @@ def test_the_group_sizes_of_the_reference(steps, schedule, golden):
     assert group_sizes(256, steps, schedule) == [int(n) for n in golden.split()]
 
 
+def test_sizes_are_rounded_as_published():
+    """cos(pi / 2 * 26 / 39) is below one half by its last digit, cos(pi / 2 * (26 / 39)) is not."""
+    assert group_sizes(64, 39, "cosine")[25:27] == [3, 2]
+
+
 def logits(case, labels, path=None, **changes):
     """A row per place of the path."""
     path = case.expected["tf_orders"] if path is None else path

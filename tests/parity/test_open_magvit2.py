@@ -183,7 +183,10 @@ def test_full_size_models_load_strictly(name):
             names = names if f"{stack}.0." in key else []
         shape = [sizes[n] for n in value.shape]
         weights |= {k: torch.empty(shape, device="meta") for k in names}
+    cache = "transformer.factorized_blocks.1.attention.kv_cache.v_cache"
+    weights[cache] = torch.empty(3, device="meta")
     converted = OpenMAGVIT2Layout().convert(weights, **preset.hints)
+    assert list(converted.dropped) == [cache]
     assert sum(value.numel() for value in converted.weights.values()) == preset.parameters[0]
     assert (converted.config.vocab_size, converted.config.inner_depth) == (2**18, inner)
 

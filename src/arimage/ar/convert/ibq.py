@@ -15,6 +15,7 @@ HEAD = 64  # width of an attention head: configs/IBQ/gpu/imagenet_conditional_ll
 FIRST_STAGE = {
     r"first_stage_model\..*": "the tokenizer, which has a file of its own",
     r"cond_stage_model\..*": "nothing that is learned",
+    r"transformer\.\w*blocks\.\d+\.attention\.kv_cache\.[kv]_cache": "a cache that was saved",
 }
 
 

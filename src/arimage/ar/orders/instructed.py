@@ -36,6 +36,8 @@ NUM_STEPS = 88  # ziqipang/RandAR@d374a72 RandAR/model/randar_gpt.py generate, f
 def group_sizes(num_slots: int, num_steps: int) -> list[int]:
     """Tokens of each step: one at first, then as many as a cosine asks for, at least one.
 
+    One step is one pass over all; published code makes two of it, as of two.
+
     Raises:
         ValueError: more steps than slots, or none.
     """

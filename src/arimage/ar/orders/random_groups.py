@@ -23,10 +23,11 @@ from arimage.slots import Fuser
 
 NUM_STEPS = 64  # hp-l33/ARPG@1a1758c models/arpg.py generate, for 256 slots
 
-# share of the slots that are open after a share x of the steps
-OPEN: dict[str, Callable[[float], float]] = {
-    "arccos": lambda x: math.acos(x) * 2 / math.pi,
-    "cosine": lambda x: math.cos(math.pi / 2 * x),
+# Share of the slots that are open after step i of n. In the order of operations of the same file:
+# one digit more or less in the last place is one token more or less in a group.
+OPEN: dict[str, Callable[[int, int], float]] = {
+    "arccos": lambda i, n: math.acos(i / n) / (math.pi * 0.5),
+    "cosine": lambda i, n: math.cos(math.pi / 2 * i / n),
 }
 
 
@@ -41,7 +42,7 @@ def group_sizes(num_slots: int, num_steps: int, schedule: str = "arccos") -> lis
     check_steps(num_steps, num_slots)
     sizes, left = [], num_slots
     for step in range(1, num_steps):
-        after = max(1, min(left - 1, int(num_slots * OPEN[schedule](step / num_steps))))
+        after = max(1, min(left - 1, int(num_slots * OPEN[schedule](step, num_steps))))
         sizes.append(left - after)
         left = after
     return [*sizes, left]
