@@ -15,17 +15,18 @@ from arimage.zoo_llamagen import BY_FIXTURES
 TITOK_SAMPLING: dict[str, Any] = {
     "sampler": "annealed",
     "guidance_scale": 5.5,
-    "guidance_schedule": "linear_before",
     "choice_temperature": 1.0,
 }
-_L32 = {"guidance_scale": 5.5, "choice_temperature": 9.5, "num_steps": 8}
-_B64 = {"guidance_scale": 4.0, "choice_temperature": 11.0, "num_steps": 8}
+_FALLING = {"temperature_schedule": "falling"}  # in sample_imagenet_titok.py, of every size
+_LINEAR = {"guidance_schedule": "linear_before", "num_steps": 8, **_FALLING}
+_L32 = {"guidance_scale": 5.5, "choice_temperature": 9.5, **_LINEAR}
+_B64 = {"guidance_scale": 4.0, "choice_temperature": 11.0, **_LINEAR}
 _S128 = {
     "guidance_scale": 6.9,
     "guidance_schedule": {"name": "power_cosine", "power": 3.0},
-    "temperature_schedule": "falling",
     "choice_temperature": 2.8,
     "num_steps": 64,
+    **_FALLING,
 }
 
 # name, depth, parameters of both, settings, FID of the authors

@@ -1,6 +1,7 @@
 """MaskBit against recorded outputs of the reference (tests/golden/maskbit); with negative twins."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from published import case as recorded
 from published import check_random_numbers, full_size, near
 from tiny import ToyFuser, sentence
 
-from arimage.ar.base import UNKNOWN, Draw
+from arimage.ar.base import UNKNOWN, Draw, State
 from arimage.ar.convert.maskbit import MaskBitLayout
 from arimage.ar.maskbit import MaskBitConfig
 from arimage.ar.orders.bits import BitOrder
@@ -159,6 +160,25 @@ def test_gumbel_noise_by_another_rule_gives_other_ids(case, monkeypatch):
     by_race = ReferenceNoise.gumbel
     monkeypatch.setattr(ReferenceNoise, "gumbel", lambda self, n, inverse: by_race(self, n))
     assert not torch.equal(sample(case, "seeded")[1][-1].ids, case.expected["seeded_ids"])
+
+
+@pytest.mark.parametrize(("schedule", "steps", "side"), [("cosine", 6, 3), ("linear", 5, 5)])
+def test_shares_are_counted_in_float32(schedule, steps, side):
+    """modeling/modules/masking.py get_masking_ratio, of a tensor of the progress."""
+    order = BitOrder(
+        ToyFuser(((side, side),), 4, 4), 1, "cpu", steps, schedule=schedule, splits=2, size=2
+    )
+    is_open, ids = torch.ones(1, 2 * side**2, dtype=torch.bool), torch.zeros(1, side**2).long() - 1
+    state, left, double = State(ids, torch.zeros(1), 0), [], []
+    for index in range(steps - 1):
+        r = torch.tensor((index + 1) / steps)
+        share = torch.cos(r * math.pi * 0.5) if schedule == "cosine" else 1 - r
+        left.append(int(torch.floor(share * is_open.numel())))
+        done = (index + 1) / steps
+        exact = math.cos(math.pi / 2 * done) if schedule == "cosine" else 1 - done
+        double.append(int(exact * is_open.numel()))
+        assert 2 * side**2 - int(order._to_keep(state, is_open, index)) == left[-1]
+    assert left != double
 
 
 def test_the_steps_of_the_published_models():

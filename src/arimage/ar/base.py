@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from arimage.ar.config import BackboneConfig
-from arimage.ar.linear import pack, unpack
+from arimage.ar.linear import are_few, pack, unpack
 from arimage.ar.parts import InParts
 from arimage.ar.quantized import Quantizable
 from arimage.pretrained import ArimageModel
@@ -365,9 +365,9 @@ class Backbone(Quantizable, InParts, ArimageModel):
     def head(self, hidden: Float[Tensor, "r n width"]) -> Float[Tensor, "r n vocab"]:
         """Hidden states to logits; affine, so that guidance may be mixed before it."""
 
-    def pack(self) -> None:
-        """Puts the weights into the order that sampling reads fastest; see ar/linear.py."""
-        pack(self)
+    def pack(self, rows: int) -> None:
+        """Has the weights in the order that steps of ``rows`` read fastest; see ar/linear.py."""
+        (unpack if are_few(rows, self.dtype) else pack)(self)
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """As every module's; packed weights are put back first."""

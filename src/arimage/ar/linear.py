@@ -4,10 +4,15 @@ On a CPU and without gradients, float32 ``F.linear`` takes 1.7 to 2.5 times as l
 oneDNN 1.05 to 2 times as long as oneDNN with weights in its own order (docs/performance.md).
 Weights are *packed* into that order before sampling. A packed layer holds no second copy; whatever
 asks for its weights (training, saving, moving, copying, ``parameters()``) puts them back first.
+
+On Intel's CPUs one to three rows are an exception: there MKL, behind ``F.linear``, reads plain
+weights at the rate of the memory, a sixth to a fifth faster than oneDNN reads any.
 """
 
 import itertools
+import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,10 +22,20 @@ from torch import Tensor, nn
 from arimage.shapes import Float
 
 Gelu = Literal["none", "tanh"]  # what F.gelu calls the exact function and its approximation
-# Rows; with AVX-512 oneDNN reads packed weights for one or two a quarter to a third slower. With
-# AVX2 alone it reads them for two a fifth faster than for four (docs/performance.md).
-FULL_RATE = 4 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 1
 
+
+def is_intel() -> bool:
+    """Whether this CPU is Intel's: MKL takes its fast paths there alone."""
+    told = Path("/proc/cpuinfo")  # on Linux, where platform says nothing of the maker
+    return "GenuineIntel" in (told.read_text() if told.is_file() else platform.processor())
+
+
+INTEL = torch.backends.mkl.is_available() and is_intel()
+FEW = 3 if INTEL else 0  # float32 rows that ``F.linear`` takes
+# Rows; with AVX-512, not on Intel's, oneDNN reads packed weights for one or two a quarter to a
+# third slower. With AVX2 alone it reads them for two a fifth faster than for four.
+AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+FULL_RATE = 4 if AVX512 and not INTEL else 1
 PACKINGS = itertools.count(1)
 
 
@@ -31,14 +46,16 @@ def linear(
     backend: Literal["auto", "onednn", "torch"] = "auto",
     gelu: Gelu | None = None,
 ) -> Float[Tensor, "*rows o"]:
-    """x W^T + b, then GELU if asked for; "auto" is oneDNN on a CPU without gradients.
+    """x W^T + b, then GELU if asked for; "auto" is oneDNN on a CPU without gradients, for more
+    rows than ``FEW``.
 
     oneDNN's operator is private to torch, so it is used here alone; ``F.linear`` is its twin. One
     or two rows by packed weights go in as ``FULL_RATE`` copies: reading the weights is all the
     time there is, and where its kernel for more rows reads faster, it is taken.
     """
     if backend == "auto":
-        backend = "onednn" if not torch.is_grad_enabled() and suits_onednn(x) else "torch"
+        suits = suits_onednn(x) and not are_few(x.shape[:-1].numel(), x.dtype)
+        backend = "onednn" if suits and not torch.is_grad_enabled() else "torch"
     if backend == "torch":
         out = F.linear(x, weight, bias)
         return F.gelu(out, approximate=gelu) if gelu else out
@@ -56,6 +73,11 @@ def suits_onednn(x: Tensor) -> bool:
     if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and bfloat16_by_onednn())
+
+
+def are_few(rows: int, dtype: torch.dtype) -> bool:
+    """Whether so many rows go by plain weights."""
+    return rows <= FEW and dtype == torch.float32
 
 
 def bfloat16_by_onednn() -> bool:

@@ -68,11 +68,10 @@ class Branch:
         are known. ValueError for "fp8" where nothing is kept.
         """
         check_cache_dtype(kept_as, order)
-        model.pack()
-        guidance = bound(guidance, model, order)
+        guidance, guided = bound(guidance, model, order)
+        pack(model, order, len(condition) * (1 + guided))
         context, opening = made or (None, None)
         if context is None:
-            guided = guidance.last_active(order.num_steps) >= 0
             context = model.prepare(model.with_null(condition) if guided else condition)
         branch = cls(model, context, None, guidance, kept_as, first, last, opening=opening)
         if not allocate:
@@ -144,11 +143,19 @@ class Branch:
             noise.skip(self.model.pass_draws)
 
 
-def bound(guidance: Guidance, model: Backbone, order: Order) -> Guidance:
-    """The same for the steps of an order, and for what a model remembers of them."""
+def bound(guidance: Guidance, model: Backbone, order: Order) -> tuple[Guidance, bool]:
+    """The same for the steps of an order and for what a model remembers of them; whether it needs
+    null rows.
+    """
     steps = [order.step(i) for i in range(order.num_steps)]
     remembers = order.cached or model.new_cache(1, torch.device("meta")) is not None
-    return guidance.bound(steps, order.num_slots, remembers)
+    guidance = guidance.bound(steps, order.num_slots, remembers)
+    return guidance, guidance.last_active(order.num_steps) >= 0
+
+
+def pack(model: Backbone, order: Order, rows: int) -> None:
+    """Prepares the weights for steps like the one in the middle; ``rows`` of the batch."""
+    model.pack(rows * order.step(order.num_steps // 2).positions.shape[-1])
 
 
 def times(x: Tensor, s: float | Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from arimage.ar.base import Backbone, Context
 from arimage.ar.orders.base import Order
 from arimage.sampling.cache import Opening, StaticCache
 from arimage.sampling.guidance import Guidance
-from arimage.sampling.loop import Branch, bound
+from arimage.sampling.loop import Branch, bound, pack
 from arimage.sampling.weights import Weights
 
 BYTES = 2**28  # of all that is kept; VAR-d30 in bfloat16 has 1.9 MB an image, with guidance
@@ -55,10 +55,10 @@ class Openings:
         span = {"first": first, "last": last}
         if labels is None or not model.opens_constant:
             return make(allocate, **span)
-        model.pack()
+        _, guided = bound(guidance, model, order)
+        pack(model, order, len(labels) * (1 + guided))
         if self.weights.changed(model):
             self.free()
-        guided = bound(guidance, model, order).last_active(order.num_steps) >= 0
         sizes = type(order), order.num_steps, order.length, model.slots.grids
         key = (id(model), *sizes, kept_as, guided, *labels)
         if key in self.kept:

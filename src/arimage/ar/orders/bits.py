@@ -31,6 +31,7 @@ class BitOrder(MaskedOrder):
     default_steps: ClassVar[int] = 64  # configs/generator/*.yaml of the same repository
     default_choice: ClassVar[float] = 7.8  # maskbit_generator_14bit.yaml there
     teaches_all: ClassVar[bool] = True  # modeling/modules/losses.py MLMLoss there
+    counts_in: ClassVar[torch.dtype] = torch.float32  # modeling/modules/masking.py there
 
     def __init__(
         self,

@@ -55,6 +55,7 @@ class MaskedOrder(Order):
     default_steps: ClassVar[int] = NUM_STEPS
     default_choice: ClassVar[float] = CHOICE_TEMPERATURE
     teaches_all: ClassVar[bool] = False
+    counts_in: ClassVar[torch.dtype] = torch.float64  # bytedance/1d-tokenizer@942a96f, maskgit.py
 
     def __init__(
         self,
@@ -81,9 +82,9 @@ class MaskedOrder(Order):
             )
         self._num_steps, self.choice_temperature = num_steps, choice_temperature
         self.schedule, self.mask_id, self.redraws = check_schedule(schedule), mask_id, redraws
+        self.exact = torch.float32 if redraws else self.counts_in
         done = [self._done(index) for index in range(num_steps)]
-        exact = torch.float32 if redraws else torch.float64  # as the references count
-        self._open = open_share(schedule, torch.tensor(done, dtype=exact)).tolist()
+        self._open = open_share(schedule, torch.tensor(done, dtype=self.exact)).tolist()
 
     @property
     def num_entries(self) -> int:
@@ -182,7 +183,7 @@ class MaskedOrder(Order):
         if self.redraws:
             chosen = ((1 - self._open[index]) * total).long().clamp_min(index + 1)
             return (chosen - (total - left)).clamp_min(0)
-        stay = (total * self._open[index]).floor().long()
+        stay = (total.to(self.exact) * self._open[index]).floor().long()
         return left - torch.minimum(stay, left - 1).clamp_min(0)
 
     def lesson(self, ids: Int[Tensor, "b slots"], draws: Draws) -> Lesson:
