@@ -220,6 +220,7 @@ def test_lessons_do_not_depend_on_the_batch():
 
 def test_refinement_passes_use_no_null_rows(tiny):
     rows = []
+    tiny.openings.free()
     handle = tiny.transformer.register_forward_pre_hook(
         lambda _, given: rows.append(len(given[1].prefix))
     )

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import EVERY_MODEL, make_generator
+from tiny import EVERY_MODEL, make_generator, make_order
 
 from arimage.ar.registry import MODELS
 from arimage.generator import ImageGenerator
@@ -15,7 +15,7 @@ from arimage.sampling.compiled import Captures
 
 pytestmark = pytest.mark.untyped
 
-CASES = [case for case in EVERY_MODEL if MODELS[case[0]].opens_constant]
+CASES = [case for case in EVERY_MODEL if MODELS[case[0]].opening_width]
 LABELS = [2, 0, 1]
 
 
@@ -53,15 +53,22 @@ def test_the_next_scale_family_opens_constant():
     assert {"var", "flexvar", "hmar", "mvar"} == {name for name, _ in CASES}
 
 
-@pytest.mark.parametrize("scale", [2.0, 1.0])
+GUIDANCE = {"constant": (2.0, "constant"), "off": (1.0, "constant"), "linear": (2.0, "linear")}
+
+
+@pytest.mark.parametrize("guidance", GUIDANCE)
 @pytest.mark.parametrize(("name", "order"), CASES)
-def test_images_are_the_same_to_the_bit(name, order, scale, monkeypatch):
-    generator = make_generator(name, order, guidance_scale=scale)
+def test_images_are_the_same_to_the_bit(name, order, guidance, monkeypatch):
+    scale, schedule = GUIDANCE[guidance]
+    generator = make_generator(name, order, guidance_scale=scale, guidance_schedule=schedule)
     twins = [fresh(generator) for _ in range(5)]
     rows = first_steps(generator, monkeypatch)
     for turn, twin in enumerate(twins[:4]):
         assert same(made(generator, turn), made(twin, turn))
-    assert rows == [len(LABELS) * int(scale)] * 2  # the first time, and to be kept
+    kept = make_order(generator.transformer).cached  # else no null rows where s is 1, as at first
+    guided = scale > 1 and (kept or schedule == "constant")
+    assert rows[0] == rows[1] == len(LABELS) * (1 + guided)
+    assert len(rows) == 2  # the first time, and to be kept
     assert same(made(generator, 0, [0, 2, 1]), made(twins[4], 0, [0, 2, 1]))
     assert len(rows) == 3
 
@@ -94,9 +101,10 @@ def test_changed_weights_start_anew(of):
     assert not generator.openings.kept
 
 
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
 @pytest.mark.parametrize(("name", "order"), CASES)
-def test_captured_first_steps(name, order):
-    generator = make_generator(name, order, guidance_scale=2.0)
+def test_captured_first_steps(name, order, schedule):
+    generator = make_generator(name, order, guidance_scale=2.0, guidance_schedule=schedule)
     calls = list(enumerate([LABELS, LABELS, LABELS, [0, 0, 1], LABELS]))
     plain = [made(fresh(generator), turn, labels) for turn, labels in calls]
     generator.captures = Captures(Trace(torch.device("cpu")))

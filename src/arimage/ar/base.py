@@ -276,7 +276,7 @@ class Backbone(Quantizable, InParts, ArimageModel):
     unused_draws: ClassVar[int] = 0  # uniform numbers per image, before the first token
     pass_draws: ClassVar[int] = 0  # the same, at each pass, with a class and without one
     draws_apart: ClassVar[bool] = False  # published code draws the tokens of a step one by one
-    opens_constant: ClassVar[bool] = False  # its first step of many follows from the class alone
+    opening_width: int = 0  # of its first step's result, where that follows from the class alone
     keeps_tables: bool = True  # whether ``prepare`` makes tables for all steps (sampling/cads.py)
     config: BackboneConfig
 

@@ -73,6 +73,11 @@ class HMARModel(VARModel):
         return self.config.depth + self.config.refine_depth
 
     @property
+    def opening_width(self) -> int:  # type: ignore[override]
+        """Steps give logits."""
+        return self.config.vocab_size
+
+    @property
     def modulated_heads(self) -> list[tuple[Linear, Linear]]:
         """Both."""
         return [*super().modulated_heads, (self.refine_modulation, self.refine_output)]

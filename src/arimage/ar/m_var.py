@@ -74,7 +74,7 @@ class MambaVARModel(VARModel):
     config_class = MambaVARConfig
     config: MambaVARConfig
     block_class = MambaBlock
-    opens_constant = False  # what it remembers is a state of its own
+    opening_width = 0  # what it remembers is a state of its own
     table_rows = 9
     _no_split_modules: ClassVar[list[str]] = ["MambaBlock", "Modulation"]
 

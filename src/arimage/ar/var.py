@@ -145,7 +145,6 @@ class VARModel(Backbone):
     config_class = VARConfig
     config: VARConfig
     block_class: ClassVar[type[Block]] = Block
-    opens_constant: ClassVar[bool] = True
     table_rows: ClassVar[int] = 6  # of a block's adaLN table
     _no_split_modules: ClassVar[list[str]] = ["Block", "Modulation"]
 
@@ -199,6 +198,11 @@ class VARModel(Backbone):
     def code_dim(self) -> int:
         """As the config says."""
         return self.config.code_dim
+
+    @property
+    def opening_width(self) -> int:  # type: ignore[override]
+        """The first step embeds the class alone."""
+        return self.config.width
 
     def prepare(self, class_labels: Int[Tensor, " r"]) -> VARContext:
         """adaLN tables of every block, which depend on the class alone, and joined biases."""

@@ -335,19 +335,19 @@ def values_of(
         "numbers": noise.uniform(total),
         "scales": scales,
         "weights": [w if w is None else w.to(device) for w in weights],
-        "opening": [first_hidden(branch, order) for branch in branches],
+        "opening": [first_hidden(branch, order, len(state.ids)) for branch in branches],
         "contexts": [fields_of(b.model.settled(b.context)) for b in branches],
     }
 
 
-def first_hidden(branch: Branch, order: Order) -> Tensor | None:
+def first_hidden(branch: Branch, order: Order, batch: int) -> Tensor | None:
     """Hidden states of the first step, or room for them; None where they are never known."""
-    if not branch.model.opens_constant:
-        return None
-    if branch.opening is not None:
-        return branch.opening.hidden
+    width = branch.model.opening_width
+    if branch.opening is not None or not width:
+        return branch.opening and branch.opening.hidden
+    guided = branch.guidance.guides(0, order.num_steps)
     prefix = branch.context.prefix
-    return prefix.new_zeros(len(prefix), order.step(0).predicts, prefix.shape[-1])
+    return prefix.new_zeros(len(prefix) if guided else batch, order.step(0).predicts, width)
 
 
 def scales_of(guidance: Guidance, steps: int, parts: int) -> Tensor:

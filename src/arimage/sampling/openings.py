@@ -53,14 +53,15 @@ class Openings:
         """
         make = partial(Branch.of, model, order, condition, guidance, kept_as)
         span = {"first": first, "last": last}
-        if labels is None or not model.opens_constant:
+        if labels is None or not model.opening_width:
             return make(allocate, **span)
-        _, guided = bound(guidance, model, order)
+        by_steps, guided = bound(guidance, model, order)
+        at_once = by_steps.guides(0, order.num_steps)  # not where nothing is kept and s is 1
         pack(model, order, len(labels) * (1 + guided))
         if self.weights.changed(model):
             self.free()
         sizes = type(order), order.num_steps, order.length, model.slots.grids
-        key = (id(model), *sizes, kept_as, guided, *labels)
+        key = (id(model), *sizes, kept_as, guided, at_once, *labels)
         if key in self.kept:
             self.kept.move_to_end(key)
         elif key not in self.asked:
@@ -68,7 +69,7 @@ class Openings:
             if len(self.asked) > ASKED:
                 self.asked.popitem(last=False)
         elif self.asked[key]:
-            self._keep(key, begin(make(), order))
+            self._keep(key, begin(make(), order, len(labels)))
         return make(allocate, **span, made=self.kept.get(key))
 
     def _keep(self, key: Any, made: tuple[Context, Opening]) -> None:
@@ -88,10 +89,10 @@ class Openings:
         self.asked.clear()
 
 
-def begin(branch: Branch, order: Order) -> tuple[Context, Opening]:
+def begin(branch: Branch, order: Order, batch: int) -> tuple[Context, Opening]:
     """The context of a branch, and its first step."""
     step = order.step(0)
-    hidden = branch.model(None, branch.context, step, branch.cache)
+    hidden = branch.hidden(None, step, batch)
     assert branch.cache is None or isinstance(branch.cache, StaticCache)
     return branch.context, Opening.of(hidden, branch.cache, step.stop)
 
