@@ -54,8 +54,9 @@ def linear(
     time there is, and where its kernel for more rows reads faster, it is taken.
     """
     if backend == "auto":
-        suits = suits_onednn(x) and not are_few(x.shape[:-1].numel(), x.dtype)
-        backend = "onednn" if suits and not torch.is_grad_enabled() else "torch"
+        samples = not torch.is_grad_enabled() and suits_onednn(x)
+        few = samples and are_few(x.shape[:-1].numel(), x.dtype)
+        backend = "onednn" if samples and not few else "torch"
     if backend == "torch":
         out = F.linear(x, weight, bias)
         return F.gelu(out, approximate=gelu) if gelu else out
