@@ -73,11 +73,6 @@ class Opening:
             cache.keys[:, :, :, : self.keys.shape[3]] = self.keys
             cache.values[:, :, :, : self.values.shape[3]] = self.values
 
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return sum(t.nbytes for t in (self.hidden, self.keys, self.values) if t is not None)
-
 
 def write(memory: Float[Tensor, "r h n d"], step: Step, rows: Float[Tensor, "r h m d"]) -> None:
     """Puts ``rows`` where the step's positions are."""
