@@ -126,31 +126,40 @@ def test_protocols_are_versioned_balanced_and_found():
     assert set(balanced[5000:6000].tolist()) == set(range(1000))  # any block of 1,000
 
 
-# Families whose protocol we have not read: a user names one.
-UNREAD = ("par", "arpg", "lpd", "halton", "maskbit", "mvar", "code", "titok", "ibq", "open")
 CLASSED = [name for name, preset in PRESETS.items() if preset.num_classes]
-NAMED = [n for n in CLASSED if n.split("-")[0] in UNREAD or n == "randar-0.3b-maskgit"]
+NOT_OURS = [name for name in CLASSED if name.startswith(("halton", "maskbit"))]
+# By the first word of a preset, what its authors' script does; the others draw classes in turn and
+# round to the nearest level.
+DRAWN = ("llamagen", "cca-llamagen", "par", "randar")
+TRUNCATED = ("rar", "titok", "ibq", "open", "mvar", "code")
 
 
-@pytest.mark.parametrize("name", NAMED)
-def test_a_family_whose_protocol_was_not_read_is_told(name):
-    with pytest.raises(KeyError, match=f"no published protocol is known for '{name}'"):
+@pytest.mark.parametrize("name", NOT_OURS)
+def test_a_family_whose_score_cannot_be_repeated_is_told_why(name):
+    expected = f"no published protocol is known for '{name}' .*: its .*; give one by name"
+    with pytest.raises(KeyError, match=expected):
         published_protocol(name, PRESETS[name].image_size)
 
 
-@pytest.mark.parametrize("name", [name for name in CLASSED if name not in NAMED])
+@pytest.mark.parametrize("name", [name for name in CLASSED if name not in NOT_OURS])
 def test_every_preset_has_the_protocol_of_its_authors(name):
     preset = PRESETS[name]
     protocol = published_protocol(name, preset.image_size)
     assert protocol.num_classes == preset.num_classes
-    labels = "uniform" if "llamagen" in name and "digits" not in name else "balanced"
-    assert protocol.labels == labels
-    assert protocol.rounding == ("down" if name.startswith("rar") else "nearest")
+    assert protocol.labels == ("uniform" if name.startswith(DRAWN) else "balanced")
+    assert protocol.rounding == ("down" if name.split("-")[0] in TRUNCATED else "nearest")
     side = 32 if preset.folder else 512 if preset.image_size == 512 else 256
     assert protocol.image_size == side
+    assert protocol.reference == ("digits" if preset.folder else f"imagenet{side}")
     assert find_loaded(name, None) is preset
     if preset.repo:
         assert find_loaded(preset.repo, preset.variant) is preset
+
+
+def test_lpd_is_scored_as_torch_fidelity_does():
+    protocol = published_protocol("lpd-l-512", 512)
+    assert protocol.metrics == ("fid", "inception_score")
+    assert protocol.metric_settings == {"inception_score": {"seed": 2020}}
 
 
 def test_unknown_families_have_no_published_protocol():

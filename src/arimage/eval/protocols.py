@@ -75,32 +75,81 @@ _IMAGENET = (
         name="imagenet512-50k-balanced-v1", count=50_000, image_size=512, reference="imagenet512"
     ),
 )
-_PUBLISHED = (  # eval settings of a system are those of its presets in zoo.py
-    EvaluationProtocol(
-        name="var-imagenet256-50k-v1",
-        count=50_000,
-        source="FoundationVision/VAR@78b9539 README.md: 50 images per class; rounding is not said",
-    ),
-    EvaluationProtocol(
-        name="var-imagenet512-50k-v1",
-        count=50_000,
-        image_size=512,
-        reference="imagenet512",
-        source="FoundationVision/VAR@78b9539 README.md: 50 images per class; rounding is not said",
-    ),
-    EvaluationProtocol(
-        name="llamagen-imagenet256-50k-v1",
-        count=50_000,
-        labels="uniform",
-        source="FoundationVision/LlamaGen@ce98ec4 autoregressive/sample/sample_c2i_ddp.py: labels "
-        "drawn at random; 384 px images resized to 256 px",
-    ),
-    EvaluationProtocol(
-        name="rar-imagenet256-50k-v1",
-        count=50_000,
-        rounding="down",
-        source="bytedance/1d-tokenizer@942a96f sample_imagenet_rar.py: classes in turn; 255 x "
+# How the authors of each family scored it; the sampling settings are those of its presets.
+_TORCH_FIDELITY = {"inception_score": {"seed": 2020}}  # ten splits after a shuffle
+_BY_FAMILY: dict[str, dict[str, Any]] = {
+    "var": {
+        "source": "FoundationVision/VAR@78b9539 README.md: 50 images per class; rounding is not "
+        "said",
+    },
+    "llamagen": {
+        "labels": "uniform",
+        "source": "FoundationVision/LlamaGen@ce98ec4 autoregressive/sample/sample_c2i_ddp.py: "
+        "labels drawn at random; 384 px images resized to 256 px",
+    },
+    "rar": {
+        "rounding": "down",
+        "source": "bytedance/1d-tokenizer@942a96f sample_imagenet_rar.py: classes in turn; 255 x "
         "truncated",
+    },
+    "par": {
+        "labels": "uniform",
+        "source": "Epiphqny/PAR@d96acea autoregressive/sample/sample_c2i_ddp.py: labels drawn at "
+        "random; 384 px images resized to 256 px",
+    },
+    "randar": {
+        "labels": "uniform",
+        "source": "ziqipang/RandAR@d374a72 tools/search_cfg_weights.py: labels drawn at random; "
+        "guidance chosen by 10,000 other images",
+    },
+    "arpg": {"source": "hp-l33/ARPG@1a1758c sample_c2i_ddp.py: classes in turn"},
+    "lpd": {
+        "metrics": ("fid", "inception_score"),
+        "metric_settings": _TORCH_FIDELITY,
+        "source": "mit-han-lab/lpd@f447b83 engine.py: 50 images per class, sorted; torch-fidelity "
+        "against ADM's statistics, the inception score after a shuffle",
+    },
+    "titok": {
+        "rounding": "down",
+        "source": "bytedance/1d-tokenizer@942a96f sample_imagenet_titok.py: classes in turn; 255 x "
+        "truncated",
+    },
+    "ibq": {
+        "rounding": "down",
+        "source": "TencentARC/SEED-Voken@b9a17ea sample.py, combine_npz.py: 50 images per class, "
+        "shuffled; 255 x truncated; the evaluator is not said",
+    },
+    "open-magvit2": {
+        "rounding": "down",
+        "source": "TencentARC/SEED-Voken@b9a17ea sample.py, combine_npz.py: 50 images per class, "
+        "shuffled; 255 x truncated; the evaluator is not said",
+    },
+    "mvar": {
+        "rounding": "down",
+        "source": "CVL-UESTC/MVAR@d0e035a run_mvar_evaluate.py: 50 images per class; 255 x "
+        "truncated; one seed for every batch there",
+    },
+    "code": {
+        "rounding": "down",
+        "source": "czg1225/CoDe@bfb204d sample_CoDe.py: 50 images per class; 255 x truncated; "
+        "seeds 0 to 49 in every class there",
+    },
+}
+_AT_512 = ("var", "lpd")  # families with scores at 512 px
+_PUBLISHED = (
+    *(
+        EvaluationProtocol(name=f"{family}-imagenet256-50k-v1", count=50_000, **how)
+        for family, how in _BY_FAMILY.items()
+    ),
+    *(
+        EvaluationProtocol(
+            name=f"{family}-imagenet512-50k-v1",
+            count=50_000,
+            image_size=512,
+            reference="imagenet512",
+            **_BY_FAMILY[family],
+        )
+        for family in _AT_512
     ),
 )
 _DIGITS = (
@@ -120,7 +169,20 @@ PROTOCOLS: dict[str, EvaluationProtocol] = {
 }
 
 
-RELATIVES = {"flexvar": "var", "hmar": "var"}  # scored as the other is: 50 a class, PNG files
+# Words of a preset's name that say whose protocol it has; the first of them counts.
+FAMILIES = {
+    **{family: family for family in _BY_FAMILY},
+    "digits": "digits",
+    "magvit2": "open-magvit2",
+    "flexvar": "var",  # scored as VAR is: 50 a class, PNG files
+    "hmar": "var",
+}
+UNREPEATABLE = {  # families whose authors scored them by what is not published or not built here
+    "halton": "its images are resized by clean-fid, labels are the validation set's and the "
+    "statistics are its own (valeoai/Halton-MaskGIT@f61b0a1 Metrics)",
+    "maskbit": "its statistics of the training set are in no published file "
+    "(markweberdev/maskbit@5ea3d73 scripts/eval_maskbit.py)",
+}
 
 
 def find_protocol(name: str) -> EvaluationProtocol:
@@ -139,15 +201,16 @@ def published_protocol(preset: str, image_size: int) -> EvaluationProtocol:
     """The protocol by which the authors of a preset scored it.
 
     Raises:
-        KeyError: none is known for that family and size.
+        KeyError: none is known for that family and size, or theirs cannot be repeated.
     """
-    words = [RELATIVES.get(word, word) for word in preset.split("-")]
-    family = next((f for f in ("digits", "llamagen", "rar", "var") if f in words), None)
+    words = preset.split("-")
+    family = next((FAMILIES[word] for word in words if word in FAMILIES), None)
     side = 512 if image_size == 512 else 256
     name = "digits-1k" if family == "digits" else f"{family}-imagenet{side}-50k"
-    if family is None or not any(known.startswith(f"{name}-") for known in PROTOCOLS):
-        raise KeyError(
-            f"no published protocol is known for {preset!r} at {image_size} px; give one of "
-            f"{', '.join(PROTOCOLS)}"
-        )
-    return find_protocol(name)
+    if any(known.startswith(f"{name}-") for known in PROTOCOLS):
+        return find_protocol(name)
+    why = next((f": {UNREPEATABLE[word]}" for word in words if word in UNREPEATABLE), "")
+    raise KeyError(
+        f"no published protocol is known for {preset!r} at {image_size} px{why}; give one by name, "
+        f"for example imagenet{side}-50k-balanced-v1"
+    )
