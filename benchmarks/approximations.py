@@ -90,7 +90,7 @@ def cache_bytes(generator: ImageGenerator, settings: dict[str, Any]) -> int:
             generator.transformer, order, condition, chosen.guidance(), chosen.cache_dtype
         )
     cache = getattr(branch.cache, "kept", branch.cache)
-    return cache.keys.nbytes + cache.values.nbytes
+    return sum(memory.nbytes for memory in (*cache.keys, *cache.values))
 
 
 def forced_logits(generator: ImageGenerator, ids: Tensor, settings: dict[str, Any]) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny import make_tokenizer
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from arimage.ar import layers
 from arimage.ar.base import may_see
@@ -72,6 +73,17 @@ def test_turning_keeps_the_length_and_pairs_neighbours():
     turned = rotate(x, table)
     pairs, turned_pairs = x.unflatten(-1, (4, 2)), turned.unflatten(-1, (4, 2))
     assert torch.allclose(pairs.norm(dim=-1), turned_pairs.norm(dim=-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_recorded_the_turn_is_made_of_real_numbers(dtype):
+    x = torch.randn(2, 3, 6, 8).to(dtype)
+    table = rotary_2d((2, 3), 0, 8, 10.0, CPU)
+    recorded = make_fx(rotate)(x, table)
+    assert "complex" not in recorded.code
+    found, plain = recorded(x, table), rotate(x, table)
+    assert found.dtype == plain.dtype == dtype
+    assert torch.allclose(found.float(), plain.float(), atol=1e-2 if dtype.itemsize == 2 else 1e-6)
 
 
 def test_a_table_made_while_sampling_serves_training():

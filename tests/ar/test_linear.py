@@ -7,9 +7,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import EVERY_MODEL, make_condition, make_model, make_order
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from arimage.ar import linear as linear_module
-from arimage.ar.linear import Linear, are_few, linear, pack, suits_onednn, unpack
+from arimage.ar.linear import (
+    Linear,
+    are_few,
+    as_packed_linear,
+    linear,
+    pack,
+    suits_onednn,
+    unpack,
+)
 from arimage.ar.registry import MODELS
 from arimage.sampling.guidance import Guidance
 from arimage.sampling.loop import Branch, generate
@@ -55,6 +65,22 @@ def packed_layer(dtype=torch.float32, bias=True):
     layer.pack()
     assert (layer.packed is not None) == suits_onednn(kept)
     return layer, kept
+
+
+@pytest.mark.parametrize("gelu", ["tanh", None])
+def test_recorded_products_by_packed_weights_get_a_name_that_inductor_leaves_alone(gelu):
+    layer, _ = packed_layer()
+    x = torch.randn(5, 2, 48)
+    with torch.no_grad():
+        plain = layer(x, gelu=gelu)
+        recorded = make_fx(lambda x: layer(x, gelu=gelu))(x)
+        as_packed_linear(recorded)
+        assert [n.target for n in recorded.graph.nodes if n.op == "call_function"] == [
+            torch.ops.arimage.packed_linear.default
+        ]
+        assert torch.equal(recorded(x), plain)
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            assert recorded(mode.from_tensor(x)).shape == plain.shape
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

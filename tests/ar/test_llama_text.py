@@ -82,7 +82,7 @@ def test_the_cache_and_the_order_know_one_position_of_text():
     order = make_order(model)
     assert order.length == model.slots.num_slots
     branch = Branch.of(model, order, make_condition(model, [0, 1]), Guidance(3.0))
-    assert branch.cache.keys.shape[1:4] == (4, model.config.num_heads, model.slots.num_slots)
+    assert branch.cache.keys[0].shape[:3] == (4, model.config.num_heads, model.slots.num_slots)
     tokens = branch.context.mask.sum(1)
     assert tokens.tolist() == [1, 3, 1, 3]  # null rows are as long as their prompt
     assert branch.context.prefix.shape[1] == 3 < model.config.text_tokens

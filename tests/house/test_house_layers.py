@@ -56,7 +56,7 @@ ROOMS = {  # what each part may import besides itself and the leaves
     "tokenizers": set(),
     "ar": set(),
     "eval": set(),
-    "sampling": {"ar.base", "ar.orders.base", "ar.parts"},
+    "sampling": {"ar.base", "ar.linear", "ar.orders.base", "ar.parts"},
     "convert": {"tokenizers", "ar"},
     "parts": {"tokenizers", "ar", "convert"},
     "editable": {"tokenizers", "ar", "sampling"},

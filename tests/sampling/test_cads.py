@@ -73,6 +73,10 @@ def test_without_noise_nothing_changes(name, order):
     assert brief.strength(1, 16) == 1
 
 
+def first_rows(cache):
+    return torch.stack([memory[:, :, 0] for memory in cache.values])
+
+
 def test_each_step_sees_its_own_condition():
     """The rows that a step reads of the class, in the cache too, are those of its strength."""
     model = make_model("llama", "raster")
@@ -80,7 +84,7 @@ def test_each_step_sees_its_own_condition():
     noise, seen = PerImageNoise([3, 4], "cpu"), []
     branch = anneal(Branch.of(model, bound, labels, Guidance(2.0)), labels, HALF, noise)
     for state in generate([branch], bound, Argmax(), noise):
-        seen.append(branch.cache.values[:, :, :, 0].clone())
+        seen.append(first_rows(branch.cache))
         i = state.step - 1
         strength = HALF.strength(i, 16)
         rows = HALF.mix(branch.rows, noise.normal(32, i).float(), strength)
@@ -89,7 +93,7 @@ def test_each_step_sees_its_own_condition():
         fresh = Branch.of(model, bound, labels, Guidance(2.0))
         with torch.no_grad():
             model(None, context_of(model, rows), bound.step(0), fresh.cache)
-        assert torch.equal(fresh.cache.values[:, :, :, 0], seen[-1])
+        assert torch.equal(first_rows(fresh.cache), seen[-1])
     assert not torch.equal(seen[0], seen[1])
     assert torch.equal(seen[8], seen[15])  # annealed
     assert torch.equal(seen[0][:, 2:], seen[15][:, 2:])  # no class stays no class

@@ -185,9 +185,8 @@ def test_a_sampler_that_draws_more_than_it_says_is_refused():
 
 
 def test_the_recorded_step_is_one_graph_to_torch_compile(monkeypatch):
-    """Without the code generator, which needs a compiler; the gpu test has it."""
-    options = {"backend": "eager", "fullgraph": True, "dynamic": False}
-    monkeypatch.setattr(Inductor, "options", options)
+    """Without the code generator; the test on a CPU has it."""
+    monkeypatch.setattr(Inductor, "options", {"cpu": {"backend": "eager"}})
     model = make_model("var", "next_scale")
     bound, kept = make_order(model), Captures(Inductor(torch.device("cpu")))
     for seeds in ((3, 4), (5, 6)):
@@ -270,10 +269,40 @@ def test_modes_have_names():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without CUDA")
-@pytest.mark.parametrize("mode", ["graphs", "compile"])
-def test_graphs_need_cuda(mode):
-    with pytest.raises(ValueError, match=rf"'{mode}' needs CUDA .* use 'off'"):
-        make_generator("llama", "raster").compile(mode)
+def test_graphs_need_cuda():
+    with pytest.raises(ValueError, match=r"'graphs' needs CUDA .* use 'compile' or 'off'"):
+        make_generator("llama", "raster").compile("graphs")
+
+
+def test_compiling_on_a_cpu_needs_a_compiler(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    generator = make_generator("llama", "raster")
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler on a CPU and there is no"):
+        generator.compile("compile")
+    assert generator.captures is None
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of Inductor itself
+@pytest.mark.parametrize("few", [0, 8])  # rows by plain weights: none, or all of a step
+def test_compiled_on_a_cpu_ids_are_those_of_the_plain_path(few, monkeypatch):
+    monkeypatch.setattr("arimage.ar.linear.FEW", few)
+    monkeypatch.setattr(compiled_module, "groups_of", groups_of)
+    model = make_model("llama", "raster")
+    bound, kept = make_order(model), Captures(Inductor(torch.device("cpu")))
+    for seeds in ((3, 4), (5, 6)):
+        plain = ids_of(model, bound, seeds=seeds)
+        assert torch.equal(ids_of(model, bound, run=kept.run(), seeds=seeds), plain)
+    assert bool(model.blocks[0].qkv.packed is None) == bool(few)
+
+
+def test_on_a_cpu_neither_decoders_nor_steps_that_come_once_are_compiled(monkeypatch):
+    generator = make_generator("var", "next_scale", guidance_scale=2.0)
+    plain = generator([0, 1], seeds=0, output_type="pixels")
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+    generator.compile("compile")
+    found = generator([0, 1], seeds=0, output_type="pixels")
+    assert torch.equal(found.ids, plain.ids)
+    assert (found.images == plain.images).all()
 
 
 def test_joined_biases_are_the_blocks_own():

@@ -105,7 +105,8 @@ def test_a_cache_returns_every_row_up_to_the_last_written():
     order = make_order(make_model("var", "next_scale"))
     cache = StaticCache.allocate(CacheShape(2, 3, 4), 5, order.length, torch.float32, "cpu")
     assert isinstance(cache, Cache)
-    cache.keys.zero_()
+    for memory in cache.keys:
+        memory.zero_()
     written = []
     for index in range(order.num_steps):
         step = order.step(index)
@@ -119,10 +120,10 @@ def test_a_cache_returns_every_row_up_to_the_last_written():
 
 def test_rows_of_a_cache_are_the_same_memory():
     cache = StaticCache.allocate(CacheShape(1, 1, 2), 4, 3, torch.float32, "cpu")
-    cache.keys.zero_()
-    cache.rows(2).keys.fill_(1)
-    assert (cache.keys[:, :2] == 1).all()
-    assert (cache.keys[:, 2:] == 0).all()
+    cache.keys[0].zero_()
+    cache.rows(2).keys[0].fill_(1)
+    assert (cache.keys[0][:2] == 1).all()
+    assert (cache.keys[0][2:] == 0).all()
 
 
 @pytest.mark.parametrize(("name", "order"), MODEL_CASES)
@@ -133,8 +134,8 @@ def test_what_was_in_the_memory_of_a_cache_is_never_read(name, order, monkeypatc
 
     def poisoned(*arguments):
         cache = allocate(*arguments)
-        cache.keys.fill_(torch.nan)
-        cache.values.fill_(torch.nan)
+        for memory in (*cache.keys, *cache.values):
+            memory.fill_(torch.nan)
         return cache
 
     monkeypatch.setattr(StaticCache, "allocate", poisoned)
@@ -162,7 +163,7 @@ def test_a_float32_cache_changes_nothing_beyond_rounding(order, monkeypatch):
     for one, dtype in ((exact, torch.float32), (model, torch.bfloat16), (model, torch.float32)):
         monkeypatch.setattr(loop_module, "cache_dtype", lambda *_, dtype=dtype: dtype)
         branch = Branch.of(one, bound, torch.tensor([0, 1]), Guidance(2.0))
-        assert branch.cache.keys.dtype == dtype
+        assert branch.cache.keys[0].dtype == dtype
         state = bound.start(PerImageNoise([0, 1], "cpu"))
         step = bound.next_step(state)
         steps = []

@@ -18,9 +18,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from arimage.shapes import Float
 
+PACKED_LINEAR = "arimage::packed_linear"
 Gelu = Literal["none", "tanh"]  # what F.gelu calls the exact function and its approximation
 
 
@@ -67,6 +69,34 @@ def linear(
         out = torch.ops.mkldnn._linear_pointwise(many, weight, bias, name, [], algorithm)
         return out[:rows].reshape(*x.shape[:-1], -1)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
+
+
+torch.library.define(
+    PACKED_LINEAR,
+    "(Tensor x, Tensor w, Tensor? bias, str name, Scalar?[] scalars, str? algorithm) -> Tensor",
+)
+
+
+@torch.library.impl(PACKED_LINEAR, "default")
+def packed_linear(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    """oneDNN's operator under a name that Inductor leaves alone: by its own name it takes weights
+    that Inductor itself has packed, and no others."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, *rest)
+
+
+@torch.library.register_fake(PACKED_LINEAR)
+def _(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))
+
+
+def as_packed_linear(graph: GraphModule) -> None:
+    """Renames the products by packed weights in a recorded graph, for Inductor."""
+    if not torch.backends.mkldnn.is_available():
+        return
+    for node in graph.graph.nodes:
+        if node.target is torch.ops.mkldnn._linear_pointwise.default:
+            node.target = torch.ops.arimage.packed_linear.default
+    graph.recompile()
 
 
 def suits_onednn(x: Tensor) -> bool:

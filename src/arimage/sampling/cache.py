@@ -13,10 +13,14 @@ from arimage.shapes import Float
 
 @dataclass(frozen=True)
 class StaticCache:
-    """Keys and values of all layers, (layers, rows, heads, length, head_dim) each."""
+    """Keys and values of each layer, (rows, heads, length, head_dim).
 
-    keys: Tensor
-    values: Tensor
+    A tensor for each layer, since a compiled step writes into a whole one in place, and would copy
+    one of all layers for each of them.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
 
     @classmethod
     def allocate(
@@ -28,8 +32,13 @@ class StaticCache:
         device: torch.device | str,
     ) -> "StaticCache":
         """Memory for ``rows`` sequences of ``length`` positions; what is in it is never read."""
-        size = (shape.layers, rows, shape.heads, length, shape.head_dim)
-        return cls(*(torch.empty(size, dtype=dtype, device=device) for _ in range(2)))
+        size = (rows, shape.heads, length, shape.head_dim)
+
+        def layers() -> tuple[Tensor, ...]:
+            made = (torch.empty(size, dtype=dtype, device=device) for _ in range(shape.layers))
+            return tuple(made)
+
+        return cls(layers(), layers())
 
     def update(
         self,
@@ -39,39 +48,45 @@ class StaticCache:
         values: Float[Tensor, "r h m d"],
     ) -> tuple[Tensor, Tensor]:
         """Writes the rows of ``step`` in ``layer``; returns views of the rows up to stop."""
-        write(self.keys[layer], step, keys)
-        write(self.values[layer], step, values)
-        return self.keys[layer, :, :, : step.stop], self.values[layer, :, :, : step.stop]
+        kept = self.keys[layer], self.values[layer]
+        for memory, rows in zip(kept, (keys, values), strict=True):
+            write(memory, step, rows)
+        return kept[0][:, :, : step.stop], kept[1][:, :, : step.stop]
 
     def rows(self, count: int) -> "StaticCache":
         """Views of the first ``count`` rows."""
-        return type(self)(self.keys[:, :count], self.values[:, :count])
+        return type(self)(*(tuple(m[:count] for m in kept) for kept in (self.keys, self.values)))
 
 
 @dataclass(frozen=True)
 class Opening:
     """What a first step leaves behind, made before: its hidden states, and the rows that it wrote.
 
-    hidden (r, n, width); keys and values (layers, r, heads, rows, head_dim), None where the order
-    keeps none.
+    hidden (r, n, width); keys and values of each layer, (r, heads, rows, head_dim), none where the
+    order keeps none.
     """
 
     hidden: Tensor
-    keys: Tensor | None = None
-    values: Tensor | None = None
+    keys: tuple[Tensor, ...] = ()
+    values: tuple[Tensor, ...] = ()
 
     @classmethod
     def of(cls, hidden: Tensor, cache: StaticCache | None, rows: int) -> "Opening":
         """Copies of the first ``rows`` rows of a cache, with the hidden states of their step."""
         if cache is None:
             return cls(hidden)
-        return cls(hidden, *(m[:, :, :, :rows].clone() for m in (cache.keys, cache.values)))
+        copies = (
+            tuple(m[:, :, :rows].clone() for m in kept) for kept in (cache.keys, cache.values)
+        )
+        return cls(hidden, *copies)
 
     def fill(self, cache: StaticCache | None) -> None:
         """Writes the rows as the step would have."""
-        if cache is not None and self.keys is not None and self.values is not None:
-            cache.keys[:, :, :, : self.keys.shape[3]] = self.keys
-            cache.values[:, :, :, : self.values.shape[3]] = self.values
+        if cache is None:
+            return
+        pairs = zip((*cache.keys, *cache.values), (*self.keys, *self.values), strict=False)
+        for memory, rows in pairs:
+            memory[:, :, : rows.shape[2]] = rows
 
 
 def write(memory: Float[Tensor, "r h n d"], step: Step, rows: Float[Tensor, "r h m d"]) -> None:
@@ -107,7 +122,7 @@ class Float8Cache(StaticCache):
         values: Float[Tensor, "r h m d"],
     ) -> tuple[Tensor, Tensor]:
         """As ``StaticCache``'s; returns copies, of one layer, that attention can read."""
-        most = torch.finfo(self.keys.dtype).max  # a cast of more is NaN in older torch
+        most = torch.finfo(self.keys[0].dtype).max  # a cast of more is NaN in older torch
         kept = super().update(layer, step, *(t.clamp(-most, most) for t in (keys, values)))
         return kept[0].to(keys.dtype), kept[1].to(keys.dtype)
 

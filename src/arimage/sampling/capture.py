@@ -16,6 +16,8 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from arimage.ar.linear import as_packed_linear
+
 Buffers = Any  # a tree of tensors
 Body = Callable[[Buffers], None]
 Replay = Callable[[Buffers], None]
@@ -51,7 +53,12 @@ class CaptureError(RuntimeError):
 
 @runtime_checkable
 class Capture(Protocol):
-    """Makes a replay of a body; one object for all captures of a generator."""
+    """Makes a replay of a body; one object for all captures of a generator.
+
+    whole: whether it takes steps that come once in an image, and decoders, too.
+    """
+
+    whole: bool
 
     def __init__(self, device: torch.device) -> None: ...
 
@@ -66,6 +73,8 @@ class CudaGraphs:
     Nothing of the pool is read after a replay (results go to the buffers), so graphs may be
     replayed in any order.
     """
+
+    whole = True
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.pool = device, torch.cuda.graph_pool_handle()
@@ -90,27 +99,32 @@ class CudaGraphs:
 
 
 class Inductor:
-    """torch.compile with its own graphs ("reduce-overhead") over what the trace recorded."""
+    """torch.compile over what the trace recorded: fused kernels, on CUDA in graphs of its own."""
 
-    options: ClassVar[dict[str, Any]] = {
-        "mode": "reduce-overhead",
-        "fullgraph": True,
-        "dynamic": False,
+    options: ClassVar[dict[str, dict[str, Any]]] = {
+        "cuda": {"mode": "reduce-overhead"},
+        "cpu": {"options": {"size_asserts": False}},  # packed weights have no strides to look at
     }
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.whole = device.type != "cpu"  # there they are products and convolutions, as before
 
     def __call__(self, body: Body, buffers: Buffers) -> Replay:
         """As the protocol says."""
         for tensor in pytree.tree_leaves(buffers):
             if isinstance(tensor, torch.Tensor):
                 torch._dynamo.mark_static_address(tensor)
-        return torch.compile(traced(body, buffers), **self.options)
+        graph = traced(body, buffers)
+        as_packed_linear(graph)
+        chosen = self.options.get(self.device.type, {})
+        return torch.compile(graph, fullgraph=True, dynamic=False, **chosen)
 
 
 class Trace:
     """Runs the recorded operations one by one: for tests, on any device."""
+
+    whole = True
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

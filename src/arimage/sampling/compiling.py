@@ -1,11 +1,13 @@
 """``compile``: what a generator gains by it, apart from the generator."""
 
+import shutil
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._inductor import config
 
 from arimage.ar.base import Backbone
 from arimage.ar.orders.base import Order
@@ -16,7 +18,6 @@ from arimage.sampling.settings import Settings
 
 G = TypeVar("G", bound="Compilable")
 OFF = "off"
-NEED_CUDA = ("graphs", "compile")  # Inductor cannot take oneDNN's products on a CPU
 
 
 class Compilable:
@@ -36,26 +37,21 @@ class Compilable:
         with those of the model.
 
         Args:
-            mode: "graphs", CUDA graphs; "compile", torch.compile with "reduce-overhead"; "off",
-                which frees all memory that captures hold. None is "graphs" on CUDA, else "off".
+            mode: "graphs", CUDA graphs; "compile", torch.compile, on a CPU too; "off", which frees
+                all memory that captures hold. None is "graphs" on CUDA, else "off".
                 "trace" is graphs' stand-in for tests on a CPU and makes nothing faster.
 
         Returns:
             The generator itself. Moving it turns compilation off.
 
         Raises:
-            KeyError: an unknown mode. ValueError: "graphs" or "compile" without CUDA.
+            KeyError: an unknown mode. ValueError: "graphs" without CUDA; "compile" on a CPU without
+                a C++ compiler.
         """
         device = self.transformer.device
         if mode is None:
             mode = "graphs" if device.type == "cuda" else OFF
-        if mode != OFF and mode not in CAPTURES:
-            raise KeyError(unknown_name("compile mode", mode, [OFF, *CAPTURES]))
-        if mode in NEED_CUDA and device.type != "cuda":
-            raise ValueError(
-                f"compile mode {mode!r} needs CUDA and the models are on {device}; move them with "
-                "to('cuda'), or use 'off'"
-            )
+        check_mode(mode, device)
         made = None if mode == OFF else Captures(CAPTURES[mode](device))
         if self.captures is not None:
             self.captures.free()
@@ -103,6 +99,24 @@ class Compilable:
     def decode_canvas(self, canvas: Tensor) -> Tensor:
         """The tokenizer's ``decode_canvas``, captured where compilation is on."""
         decode = self.tokenizer.decode_canvas
-        if self.captures is None:
+        if self.captures is None or not self.captures.capture.whole:
             return decode(canvas)
         return self.captures.decode(self.tokenizer, decode, canvas)
+
+
+def check_mode(mode: str, device: torch.device) -> None:
+    """Raises what ``Compilable.compile`` says."""
+    if mode != OFF and mode not in CAPTURES:
+        raise KeyError(unknown_name("compile mode", mode, [OFF, *CAPTURES]))
+    if mode == "graphs" and device.type != "cuda":
+        raise ValueError(
+            f"compile mode 'graphs' needs CUDA and the models are on {device}; move them with "
+            "to('cuda'), or use 'compile' or 'off'"
+        )
+    if mode == "compile" and device.type == "cpu":
+        names = [name for name in config.cpp.cxx if name]
+        if not any(shutil.which(name) for name in names):
+            raise ValueError(
+                f"compile mode 'compile' needs a C++ compiler on a CPU and there is no "
+                f"{' or '.join(names)}; install one or name another in CXX, or use 'off'"
+            )
