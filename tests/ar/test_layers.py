@@ -1,6 +1,7 @@
 """Rotary positions, norms, masks and label dropout."""
 
 import dataclasses
+import inspect
 
 import pytest
 import torch
@@ -76,14 +77,22 @@ def test_turning_keeps_the_length_and_pairs_neighbours():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_recorded_the_turn_is_made_of_real_numbers(dtype):
+def test_recorded_or_compiled_the_turn_is_made_of_real_numbers(dtype):
     x = torch.randn(2, 3, 6, 8).to(dtype)
     table = rotary_2d((2, 3), 0, 8, 10.0, CPU)
-    recorded = make_fx(rotate)(x, table)
-    assert "complex" not in recorded.code
-    found, plain = recorded(x, table), rotate(x, table)
-    assert found.dtype == plain.dtype == dtype
-    assert torch.allclose(found.float(), plain.float(), atol=1e-2 if dtype.itemsize == 2 else 1e-6)
+    recorded, seen = make_fx(rotate)(x, table), []
+
+    def backend(graph, inputs):
+        seen.append(graph)
+        return graph
+
+    compiled = torch.compile(inspect.unwrap(rotate), fullgraph=True, backend=backend)
+    plain = rotate(x, table)
+    for found in (recorded(x, table), compiled(x, table)):
+        assert found.dtype == plain.dtype == dtype
+        atol = 1e-2 if dtype.itemsize == 2 else 1e-6
+        assert torch.allclose(found.float(), plain.float(), atol=atol)
+    assert not any("complex" in graph.code for graph in (recorded, *seen))
 
 
 def test_a_table_made_while_sampling_serves_training():

@@ -199,12 +199,12 @@ def rotate(
     x: Float[Tensor, "r h m d"], table: Float[Tensor, "*r m half 2"]
 ) -> Float[Tensor, "_ h m d"]:
     """Turns adjacent pairs (2i, 2i+1) of the last axis, in float32 or more: as complex numbers, the
-    fewest calls, or by parts while operations are recorded, since Inductor fuses no complex ones.
+    fewest calls, or by parts where torch.compile sees it, which fuses no complex ones.
     """
     pairs = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2))
-    if get_proxy_mode() is None:
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table))
-    else:
+    if torch.compiler.is_compiling() or get_proxy_mode() is not None:
         (a, b), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
         turned = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table))
     return turned.flatten(-2).to(x.dtype)
