@@ -201,8 +201,10 @@ def rows_seen(name, order, guidance, batch=2):
     def spy(module, arguments):
         inputs, context, _, cache = arguments
         assert inputs is None or len(inputs) == len(context.prefix)
-        held = [getattr(cache, f.name) for f in dataclasses.fields(cache)] if cache else []
-        assert all(memory.shape[1] == len(context.prefix) for memory in held)
+        held = (getattr(cache, f.name) for f in dataclasses.fields(cache)) if cache else ()
+        for kept in held:  # a tensor for each layer, or one whose first axis are layers
+            layers = kept if isinstance(kept, tuple) else kept.unbind()
+            assert all(len(memory) == len(context.prefix) for memory in layers)
         rows.append(len(context.prefix))
 
     handle = model.register_forward_pre_hook(spy)

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from tiny import MODEL_CASES, make_model, make_order, sentence
+from torch.utils._pytree import tree_leaves
 
 from arimage.sampling.guidance import Guidance
 from arimage.sampling.loop import Branch
@@ -26,10 +27,9 @@ def test_the_cache_is_counted_as_allocated(name, order, scale):
     model = make_model(name, order)
     bound, guidance = make_order(model), Guidance(scale)
     branch = Branch.of(model, bound, torch.tensor([0]), guidance)
-    cache = 0
-    if branch.cache is not None:
-        tensors = [getattr(branch.cache, f.name) for f in dataclasses.fields(branch.cache)]
-        cache = sum(t.numel() * t.element_size() for t in tensors)
+    fields = [] if branch.cache is None else dataclasses.fields(branch.cache)
+    held = tree_leaves([getattr(branch.cache, f.name) for f in fields])
+    cache = sum(t.numel() * t.element_size() for t in held)
     steps = [bound.step(i) for i in range(bound.num_steps)]
     rows, widest = 1 + (scale != 1), max(len(s.positions) for s in steps)
     activations = rows * widest * model.config.width * ACTIVATIONS * 4
