@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.fx import GraphModule
 
 from arimage.shapes import Float
@@ -71,20 +71,20 @@ def linear(
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
 
 
-torch.library.define(
+library.define(
     PACKED_LINEAR,
     "(Tensor x, Tensor w, Tensor? bias, str name, Scalar?[] scalars, str? algorithm) -> Tensor",
 )
 
 
-@torch.library.impl(PACKED_LINEAR, "default")
+@library.impl(PACKED_LINEAR, "default")
 def packed_linear(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
     """oneDNN's operator under a name that Inductor leaves alone: by its own name it takes weights
     that Inductor itself has packed, and no others."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, *rest)
 
 
-@torch.library.register_fake(PACKED_LINEAR)
+@library.register_fake(PACKED_LINEAR)
 def _(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
     return x.new_empty(*x.shape[:-1], len(weight))
 

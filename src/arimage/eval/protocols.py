@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from arimage.eval.metrics.inception_score import SHUFFLE_SEED
 from arimage.images import Rounding
 from arimage.registry import unknown_name
 from arimage.shapes import Int
@@ -76,7 +77,12 @@ _IMAGENET = (
     ),
 )
 # How the authors of each family scored it; the sampling settings are those of its presets.
-_TORCH_FIDELITY = {"inception_score": {"seed": 2020}}  # ten splits after a shuffle
+_TORCH_FIDELITY = {"inception_score": {"seed": SHUFFLE_SEED}}  # ten splits after a shuffle
+_SEED_VOKEN = {
+    "rounding": "down",
+    "source": "TencentARC/SEED-Voken@b9a17ea sample.py, combine_npz.py: 50 images per class, "
+    "shuffled; 255 x truncated; the evaluator is not said",
+}
 _BY_FAMILY: dict[str, dict[str, Any]] = {
     "var": {
         "source": "FoundationVision/VAR@78b9539 README.md: 50 images per class; rounding is not "
@@ -114,16 +120,8 @@ _BY_FAMILY: dict[str, dict[str, Any]] = {
         "source": "bytedance/1d-tokenizer@942a96f sample_imagenet_titok.py: classes in turn; 255 x "
         "truncated",
     },
-    "ibq": {
-        "rounding": "down",
-        "source": "TencentARC/SEED-Voken@b9a17ea sample.py, combine_npz.py: 50 images per class, "
-        "shuffled; 255 x truncated; the evaluator is not said",
-    },
-    "open-magvit2": {
-        "rounding": "down",
-        "source": "TencentARC/SEED-Voken@b9a17ea sample.py, combine_npz.py: 50 images per class, "
-        "shuffled; 255 x truncated; the evaluator is not said",
-    },
+    "ibq": _SEED_VOKEN,
+    "open-magvit2": _SEED_VOKEN,
     "mvar": {
         "rounding": "down",
         "source": "CVL-UESTC/MVAR@d0e035a run_mvar_evaluate.py: 50 images per class; 255 x "

@@ -33,12 +33,9 @@ class StaticCache:
     ) -> "StaticCache":
         """Memory for ``rows`` sequences of ``length`` positions; what is in it is never read."""
         size = (rows, shape.heads, length, shape.head_dim)
-
-        def layers() -> tuple[Tensor, ...]:
-            made = (torch.empty(size, dtype=dtype, device=device) for _ in range(shape.layers))
-            return tuple(made)
-
-        return cls(layers(), layers())
+        count = 2 * shape.layers
+        layers = tuple(torch.empty(size, dtype=dtype, device=device) for _ in range(count))
+        return cls(layers[: shape.layers], layers[shape.layers :])
 
     def update(
         self,
@@ -48,10 +45,10 @@ class StaticCache:
         values: Float[Tensor, "r h m d"],
     ) -> tuple[Tensor, Tensor]:
         """Writes the rows of ``step`` in ``layer``; returns views of the rows up to stop."""
-        kept = self.keys[layer], self.values[layer]
-        for memory, rows in zip(kept, (keys, values), strict=True):
-            write(memory, step, rows)
-        return kept[0][:, :, : step.stop], kept[1][:, :, : step.stop]
+        kept_keys, kept_values = self.keys[layer], self.values[layer]
+        write(kept_keys, step, keys)
+        write(kept_values, step, values)
+        return kept_keys[:, :, : step.stop], kept_values[:, :, : step.stop]
 
     def rows(self, count: int) -> "StaticCache":
         """Views of the first ``count`` rows."""
@@ -84,7 +81,7 @@ class Opening:
         """Writes the rows as the step would have."""
         if cache is None:
             return
-        pairs = zip((*cache.keys, *cache.values), (*self.keys, *self.values), strict=False)
+        pairs = zip((*cache.keys, *cache.values), (*self.keys, *self.values), strict=True)
         for memory, rows in pairs:
             memory[:, :, : rows.shape[2]] = rows
 

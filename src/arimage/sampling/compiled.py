@@ -143,13 +143,12 @@ class Session:
         return {name: self.buffers[name].clone() for name in CHOSEN}
 
     def _captured(self, group: Group, guided: tuple[bool, ...]) -> Replay:
-        before = {name: self.buffers[name].clone() for name in CHOSEN}
-
         def body(buffers: Buffers) -> None:
             self._advance(buffers, group, guided)
 
         if len(group.steps) == 1 and not self.capture.whole:
             return body
+        before = {name: self.buffers[name].clone() for name in CHOSEN}
         replay = self.capture(body, self.buffers)
         for name, value in before.items():
             self.buffers[name].copy_(value)
